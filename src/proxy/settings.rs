@@ -1,0 +1,76 @@
+//! What the operator decides about clients: who may come in, how many, and into which pool.
+//!
+//! # Refuses
+//! To parse: `config` makes these from what was written.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::auth::{Method, Secret};
+use crate::pool;
+use crate::session::Rules;
+
+/// `[listen]`, the part that is about clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Most clients at once; further ones are told 53300.
+    pub max_clients: usize,
+    /// How clients prove who they are.
+    pub auth: Method,
+    /// A file in the format of PgBouncer's `userlist.txt`, read again when it changes.
+    pub auth_file: Option<PathBuf>,
+    /// Longest a login may take, from the first byte.
+    pub login_timeout: Duration,
+    /// Clients that say nothing for this long outside a transaction are closed (57P05); `None` is never.
+    pub client_idle_timeout: Option<Duration>,
+    /// Startup parameters that are accepted and not passed on.
+    pub ignore_startup_parameters: Vec<String>,
+    /// Longest the last transactions may take once the process is told to end.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_clients: 10_000,
+            auth: Method::default(),
+            auth_file: None,
+            login_timeout: Duration::from_secs(15),
+            client_idle_timeout: None,
+            ignore_startup_parameters: Vec::new(),
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// One database clients may ask for, with everything inherited already filled in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DatabaseEntry {
+    /// The name clients use; `*` is the fallback.
+    pub name: String,
+    /// Where its servers are.
+    pub upstream: pool::Upstream,
+    /// Limits of each of its pools.
+    pub pool: pool::Settings,
+    /// The rules of its conversations.
+    pub rules: Rules,
+}
+
+/// One user, and what differs for it. `None` is: as the database says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserEntry {
+    /// The role's name.
+    pub name: String,
+    /// What it must know.
+    pub secret: Option<Secret>,
+    /// Its own pooling mode.
+    pub mode: Option<crate::session::Mode>,
+    /// Its own pool size.
+    pub size: Option<usize>,
+    /// Its own minimum.
+    pub min: Option<usize>,
+    /// Most clients of this user; `None` is no bound.
+    pub max_clients: Option<usize>,
+    /// Most servers of this user over all databases; `None` is no bound.
+    pub max_servers: Option<usize>,
+}

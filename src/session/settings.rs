@@ -1,0 +1,179 @@
+//! What the operator decides about conversations: pooling mode, session state, statements, identity.
+//!
+//! # Refuses
+//! To parse: `config` makes these from what was written.
+
+use std::time::Duration;
+
+/// When a server may go home (PgBouncer's `pool_mode`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// When the client disconnects.
+    Session,
+    /// When the transaction is over.
+    #[default]
+    Transaction,
+    /// After each statement; transaction blocks are refused.
+    Statement,
+}
+
+/// What happens to a plain `SET`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SetPolicy {
+    /// The client keeps its server until it disconnects or resets.
+    Pin,
+    /// The statement is refused (0A000).
+    Refuse,
+    /// The setting follows the client to whichever server is next.
+    #[default]
+    Track,
+}
+
+/// What happens to session state that cannot follow a client: LISTEN, advisory locks, temporary tables,
+/// cursors WITH HOLD, SQL-level PREPARE, `SET ROLE`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum StatePolicy {
+    /// The client keeps its server until the state is gone.
+    #[default]
+    Pin,
+    /// The statement is refused (0A000) where its text shows it; what slips through is swept and logged.
+    Refuse,
+}
+
+/// What a transaction without an identity gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Missing {
+    /// 28000, without touching a server.
+    Deny,
+    /// The variable is set to `''`, which strict policies refuse and careful ones show nothing for.
+    #[default]
+    Empty,
+}
+
+/// How long a `SET` of the identity holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Scope {
+    /// Until the next SET or RESET.
+    #[default]
+    Session,
+    /// For the next transaction only.
+    Transaction,
+}
+
+/// How the identity is written into the prelude.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Form {
+    /// `set_config($1, $2, false)` with bound values.
+    #[default]
+    Bound,
+    /// `SET variable = '...'`: cheaper, but the identity shows in `pg_stat_activity`.
+    Literal,
+}
+
+/// Which values an identity may have. Always ASCII without control characters, at most 256 bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Pattern {
+    /// Any such text.
+    Any,
+    /// Decimal digits, at most 20.
+    Integer,
+    /// 8-4-4-4-12 hexadecimal digits.
+    #[default]
+    Uuid,
+}
+
+/// `[identity]`, as it holds for one database and user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IdentitySettings {
+    /// Whether anything is injected at all.
+    pub enabled: bool,
+    /// The variable that policies read; a valid two-part name such as `app.current_user_id`.
+    pub variable: String,
+    /// Whether a startup parameter or `options=-c` may state the identity.
+    pub from_startup: bool,
+    /// Whether SET, RESET and `set_config` may state it.
+    pub from_set: bool,
+    /// Whether the login role is the identity of those who state none.
+    pub from_login_role: bool,
+    /// Whether `user.<identity>` in the user name states it.
+    pub from_user_suffix: bool,
+    /// What a transaction without one gets.
+    pub missing: Missing,
+    /// How long a SET holds.
+    pub scope: Scope,
+    /// Which values are accepted.
+    pub pattern: Pattern,
+    /// How it is written.
+    pub form: Form,
+    /// Roles that nothing is injected for (migrations).
+    pub exempt: Vec<String>,
+    /// Whether every give-back runs the full clean.
+    pub strict: bool,
+}
+
+impl Default for IdentitySettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            variable: "app.current_user_id".into(),
+            from_startup: true,
+            from_set: true,
+            from_login_role: false,
+            from_user_suffix: false,
+            missing: Missing::default(),
+            scope: Scope::default(),
+            pattern: Pattern::default(),
+            form: Form::default(),
+            exempt: Vec::new(),
+            strict: false,
+        }
+    }
+}
+
+/// The rules of one client's conversation, fixed at its login from `[pool]`, its database and its user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// When servers go home.
+    pub mode: Mode,
+    /// What a plain SET does.
+    pub set: SetPolicy,
+    /// What other session state does.
+    pub state: StatePolicy,
+    /// Named statements kept on each server; 0 leaves them to the client (and pins it).
+    pub server_statements: usize,
+    /// Named statements one client may have.
+    pub client_statements: usize,
+    /// Bytes of statement text one client may hold.
+    pub client_statement_bytes: usize,
+    /// Bytes of the first unit kept until the prelude is proven; also the longest text that is read for session state.
+    pub retained: usize,
+    /// Longest a query may run.
+    pub query_timeout: Option<Duration>,
+    /// Longest a transaction may be open.
+    pub transaction_timeout: Option<Duration>,
+    /// Longest a client may think inside a transaction.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// Transactions slower than this are logged.
+    pub slow_transaction: Option<Duration>,
+    /// The identity.
+    pub identity: IdentitySettings,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            set: SetPolicy::default(),
+            state: StatePolicy::default(),
+            server_statements: 200,
+            client_statements: 5_000,
+            client_statement_bytes: 8 << 20,
+            retained: 64 << 10,
+            query_timeout: None,
+            transaction_timeout: None,
+            idle_transaction_timeout: None,
+            slow_transaction: Some(Duration::from_secs(1)),
+            identity: IdentitySettings::default(),
+        }
+    }
+}
