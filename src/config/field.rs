@@ -1,0 +1,682 @@
+//! The kinds of value a key can have: how each is read, and how each is shown.
+//!
+//! A row of the key table says only "this key is that field, a duration". What that means is here, once per kind,
+//! reading and showing side by side so that they stay each other's mirror.
+//!
+//! # Promises
+//! - [`Field::read`] sets the field or leaves it as it was; its error says what is accepted.
+//! - [`Field::show`] writes the field as TOML that [`Field::read`] takes back to the same value.
+//! - A value that is or may hold a secret is never returned by [`Field::redact`].
+//!
+//! # Refuses
+//! To know keys, sections, or what one value means for another.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::auth::Secret;
+use crate::config::url::{HostText, Url, redacted};
+use crate::config::value::{HIDDEN, Value, quoted};
+use crate::config::word::{Choice, alternatives, chosen, word};
+use crate::config::{options, units};
+use crate::telemetry::log;
+
+/// One field of the settings, seen as what the operator may write there.
+pub(super) trait Field {
+    /// Sets the field; the error says what is accepted.
+    fn read(&mut self, value: &Value) -> Result<(), String>;
+
+    /// The field as TOML.
+    fn show(&self) -> String;
+
+    /// A value meant for this field, as it may be shown to anybody.
+    fn redact(&self, value: &Value) -> String {
+        value.shown()
+    }
+}
+
+/// A field, borrowed with what is known about it.
+pub(super) type Slot<'a> = Box<dyn Field + 'a>;
+
+/// Numbers that fields have.
+pub(super) trait Number: Copy + Display + PartialOrd + TryFrom<i128> {}
+
+impl<N: Copy + Display + PartialOrd + TryFrom<i128>> Number for N {}
+
+/// A whole number in a range.
+pub(super) fn count<N: Number>(at: &mut N, range: RangeInclusive<N>) -> Slot<'_> {
+    Box::new(Count { at, range })
+}
+
+/// A whole number of at least 1, or `unlimited`.
+pub(super) fn limit<N: Number + 'static>(at: &mut Option<N>, most: N) -> Slot<'_> {
+    Box::new(CountOr { at, least: 1, most, absent: "unlimited" })
+}
+
+/// A whole number of at least `least`, or `inherit`: what holds without the key.
+pub(super) fn inherited_count(at: &mut Option<usize>, least: i128, most: usize) -> Slot<'_> {
+    Box::new(CountOr { at, least, most, absent: INHERIT })
+}
+
+/// A number of threads, or `auto`.
+pub(super) fn workers(at: &mut usize) -> Slot<'_> {
+    Box::new(Workers(at))
+}
+
+/// One of the words of `C`.
+pub(super) fn choice<C: Choice>(at: &mut C) -> Slot<'_> {
+    Box::new(OneOf(at))
+}
+
+/// One of the words of `C`, or `inherit`.
+pub(super) fn inherited_choice<C: Choice>(at: &mut Option<C>) -> Slot<'_> {
+    Box::new(OneOfOr(at))
+}
+
+/// `on` or `off`.
+pub(super) fn switch(at: &mut bool) -> Slot<'_> {
+    Box::new(OneOf(at))
+}
+
+/// A duration that takes some time.
+pub(super) fn duration(at: &mut Duration) -> Slot<'_> {
+    Box::new(Span { at, least: Duration::from_nanos(1) })
+}
+
+/// A duration that may be 0: at once.
+pub(super) fn delay(at: &mut Duration) -> Slot<'_> {
+    Box::new(Span { at, least: Duration::ZERO })
+}
+
+/// A duration, or `off`; 0 is off too.
+pub(super) fn period(at: &mut Option<Duration>) -> Slot<'_> {
+    Box::new(SpanOr { at, is_zero_off: true })
+}
+
+/// A duration, or `off`; 0 is at once.
+pub(super) fn period_or_at_once(at: &mut Option<Duration>) -> Slot<'_> {
+    Box::new(SpanOr { at, is_zero_off: false })
+}
+
+/// A number of bytes, at least so many.
+pub(super) fn size(at: &mut usize, least: usize) -> Slot<'_> {
+    Box::new(Size { at, least })
+}
+
+/// Text that may be absent; `""` is absent.
+pub(super) fn text(at: &mut Option<String>) -> Slot<'_> {
+    Box::new(Text(at))
+}
+
+/// A list of names.
+pub(super) fn names(at: &mut Vec<String>) -> Slot<'_> {
+    Box::new(Names(at))
+}
+
+/// A path that may be absent; `""` is absent.
+pub(super) fn path(at: &mut Option<PathBuf>) -> Slot<'_> {
+    Box::new(PathOr(at))
+}
+
+/// Permissions, in octal.
+pub(super) fn permissions(at: &mut u32) -> Slot<'_> {
+    Box::new(Permissions(at))
+}
+
+/// Where to listen.
+pub(super) fn addresses(at: &mut Vec<SocketAddr>) -> Slot<'_> {
+    Box::new(Addresses(at))
+}
+
+/// Where servers are.
+pub(super) fn hosts(at: &mut Vec<HostText>) -> Slot<'_> {
+    Box::new(Hosts(at))
+}
+
+/// Where servers are, and how to log in, in one line.
+pub(super) fn url(at: &mut Option<Url>) -> Slot<'_> {
+    Box::new(UrlOr(at))
+}
+
+/// A password or a verifier; `""` is none.
+pub(super) fn secret(at: &mut Option<Secret>) -> Slot<'_> {
+    Box::new(Hidden(at))
+}
+
+/// Server settings by name.
+pub(super) fn settings_table(at: &mut Vec<(String, String)>) -> Slot<'_> {
+    Box::new(Settings(at))
+}
+
+/// The name of a custom variable of PostgreSQL.
+pub(super) fn variable(at: &mut String) -> Slot<'_> {
+    Box::new(Variable(at))
+}
+
+/// A log level or filters.
+pub(super) fn level(at: &mut String) -> Slot<'_> {
+    Box::new(Level(at))
+}
+
+struct Count<'a, N> {
+    at: &'a mut N,
+    range: RangeInclusive<N>,
+}
+
+impl<N: Number> Field for Count<'_, N> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let number = value.integer().and_then(|number| N::try_from(number).ok());
+        *self.at = number.filter(|number| self.range.contains(number)).ok_or_else(|| {
+            format!("expected a whole number from {} to {}", self.range.start(), self.range.end())
+        })?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.at.to_string()
+    }
+}
+
+struct CountOr<'a, N> {
+    at: &'a mut Option<N>,
+    least: i128,
+    most: N,
+    absent: &'static str,
+}
+
+impl<N: Number> Field for CountOr<'_, N> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        if value.text() == Some(self.absent) {
+            *self.at = None;
+            return Ok(());
+        }
+        let number = value
+            .integer()
+            .filter(|number| *number >= self.least)
+            .and_then(|number| N::try_from(number).ok());
+        let number = number.filter(|number| *number <= self.most).ok_or_else(|| {
+            format!("expected a whole number from {} to {}, or {:?}", self.least, self.most, self.absent)
+        })?;
+        *self.at = Some(number);
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.at.map_or_else(|| quoted(self.absent), |number| number.to_string())
+    }
+}
+
+struct Workers<'a>(&'a mut usize);
+
+impl Field for Workers<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        if value.text() == Some("auto") {
+            // Knows about affinity and cgroup quotas, that is: the CPUs of the container.
+            *self.0 = std::thread::available_parallelism().map_or(1, usize::from);
+            return Ok(());
+        }
+        count(self.0, 1..=1024).read(value).map_err(|error| error + ", or \"auto\"")
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+struct OneOf<'a, C>(&'a mut C);
+
+impl<C: Choice> Field for OneOf<'_, C> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        *self.0 = chosen(value).ok_or_else(|| format!("expected {}", alternatives::<C>(&[])))?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(word(self.0))
+    }
+}
+
+struct OneOfOr<'a, C>(&'a mut Option<C>);
+
+impl<C: Choice> Field for OneOfOr<'_, C> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        if value.text() == Some(INHERIT) {
+            *self.0 = None;
+            return Ok(());
+        }
+        *self.0 = Some(chosen(value).ok_or_else(|| format!("expected {}", alternatives::<C>(&[INHERIT])))?);
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0.as_ref().map_or(INHERIT, word))
+    }
+}
+
+struct Span<'a> {
+    at: &'a mut Duration,
+    least: Duration,
+}
+
+impl Field for Span<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let read = timespan(value).filter(|duration| *duration >= self.least);
+        *self.at = read.ok_or_else(|| {
+            let zero = if self.least.is_zero() { ", or 0" } else { "" };
+            format!("expected a duration{zero}, {DURATION}")
+        })?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(&units::show_duration(*self.at))
+    }
+}
+
+struct SpanOr<'a> {
+    at: &'a mut Option<Duration>,
+    is_zero_off: bool,
+}
+
+impl Field for SpanOr<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        if value.text() == Some(OFF) || *value == Value::Bool(false) {
+            *self.at = None;
+            return Ok(());
+        }
+        let read = timespan(value).ok_or_else(|| format!("expected \"off\" or a duration, {DURATION}"))?;
+        *self.at = Some(read).filter(|duration| !(self.is_zero_off && duration.is_zero()));
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.at.map_or_else(|| OFF.into(), units::show_duration))
+    }
+}
+
+/// A duration; the only number that needs no unit is 0.
+fn timespan(value: &Value) -> Option<Duration> {
+    match value {
+        Value::Integer(0) => Some(Duration::ZERO),
+        value => units::duration(value.text()?),
+    }
+}
+
+struct Size<'a> {
+    at: &'a mut usize,
+    least: usize,
+}
+
+impl Field for Size<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let read = value.text().and_then(units::size);
+        *self.at = read.filter(|bytes| (self.least..=MOST_BYTES).contains(bytes)).ok_or_else(|| {
+            let (least, most) = (units::show_size(self.least), units::show_size(MOST_BYTES));
+            format!("expected a size from {least} to {most}, such as \"64kB\" or \"8MB\"")
+        })?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(&units::show_size(*self.at))
+    }
+}
+
+struct Text<'a>(&'a mut Option<String>);
+
+impl Field for Text<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let text = value.text().ok_or("expected a text in quotes, without NUL")?;
+        *self.0 = Some(text.to_owned()).filter(|text| !text.is_empty());
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0.as_deref().unwrap_or_default())
+    }
+}
+
+struct Names<'a>(&'a mut Vec<String>);
+
+impl Field for Names<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let names =
+            value.texts().filter(|names| value.is_list() && names.iter().all(|name| !name.is_empty()));
+        *self.0 = names
+            .ok_or("expected a list of names, such as [\"a\", \"b\"]")?
+            .into_iter()
+            .map(Into::into)
+            .collect();
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        list(self.0)
+    }
+}
+
+struct PathOr<'a>(&'a mut Option<PathBuf>);
+
+impl Field for PathOr<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let text = value.text().ok_or("expected a path in quotes")?;
+        *self.0 = Some(PathBuf::from(text)).filter(|_| !text.is_empty());
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0.as_ref().map(|path| path.display().to_string()).unwrap_or_default())
+    }
+}
+
+struct Permissions<'a>(&'a mut u32);
+
+impl Field for Permissions<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let mode = value.text().and_then(octal).filter(|mode| *mode <= 0o777);
+        *self.0 = mode.ok_or("expected permissions in octal and in quotes, from \"0000\" to \"0777\"")?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        format!("\"{:04o}\"", *self.0)
+    }
+}
+
+/// Digits in octal, without the sign that Rust would allow.
+fn octal(text: &str) -> Option<u32> {
+    let is_number = text.chars().all(|c| c.is_digit(8));
+    is_number.then(|| u32::from_str_radix(text, 8).ok())?
+}
+
+struct Addresses<'a>(&'a mut Vec<SocketAddr>);
+
+impl Field for Addresses<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let read: Option<Vec<_>> = value.texts().unwrap_or_default().into_iter().map(address).collect();
+        *self.0 = read.filter(|addresses| !addresses.is_empty()).ok_or(
+            "expected \"address:port\" or a list of such; the address is an IP address, `localhost` or `*`",
+        )?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        match self.0.as_slice() {
+            [one] => quoted(&one.to_string()),
+            many => list(many),
+        }
+    }
+}
+
+/// `address:port`, or an address with PgBouncer's port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let text = match text.strip_prefix("localhost") {
+        Some(port) => format!("127.0.0.1{port}"),
+        None => match text.strip_prefix('*') {
+            Some(port) => format!("{}{port}", Ipv4Addr::UNSPECIFIED),
+            None => text.to_owned(),
+        },
+    };
+    let alone = |text: &str| Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, LISTEN_PORT));
+    text.parse().ok().or_else(|| alone(&text))
+}
+
+struct Hosts<'a>(&'a mut Vec<HostText>);
+
+impl Field for Hosts<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let read = value.texts().and_then(|texts| texts.into_iter().map(HostText::parse).collect());
+        *self.0 = read.ok_or("expected \"host\", \"host:port\" or \"/directory\", or a list of such")?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        // Only ever shown as a default, which is none.
+        "[]".into()
+    }
+}
+
+struct UrlOr<'a>(&'a mut Option<Url>);
+
+impl Field for UrlOr<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        *self.0 = match value {
+            Value::Url(url) => Some(url.as_ref().clone()),
+            value => match value.text().ok_or("expected a URL in quotes")? {
+                "" => None,
+                text => Some(Url::parse(text)?),
+            },
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        // Only ever shown as a default, which is none.
+        quoted("")
+    }
+
+    fn redact(&self, value: &Value) -> String {
+        value.text().map_or_else(|| HIDDEN.into(), |text| quoted(&redacted(text)))
+    }
+}
+
+struct Hidden<'a>(&'a mut Option<Secret>);
+
+impl Field for Hidden<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        *self.0 = match value {
+            Value::Secret(secret) => Some(secret.clone()),
+            value => {
+                let text = value.text().ok_or("expected a password in quotes, without NUL")?;
+                (!text.is_empty()).then(|| Secret::from(text))
+            }
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(if self.0.is_some() { HIDDEN } else { "" })
+    }
+
+    fn redact(&self, _value: &Value) -> String {
+        HIDDEN.into()
+    }
+}
+
+struct Settings<'a>(&'a mut Vec<(String, String)>);
+
+impl Field for Settings<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let read = match value {
+            Value::Table(entries) => {
+                entries.iter().map(|(name, value)| Some((name.clone(), scalar(value)?))).collect()
+            }
+            Value::Word(text) => options::settings(text),
+            _ => None,
+        };
+        let read: Vec<(String, String)> =
+            read.ok_or("expected { name = \"value\", … } (in a variable: `-c name=value -c name=value`)")?;
+        if let Some((name, _)) = read.iter().find(|(name, _)| !options::is_setting(name)) {
+            return Err(format!("{name:?} is not the name of a setting a server can be started with"));
+        }
+        *self.0 = read;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        let entries: Vec<_> =
+            self.0.iter().map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
+        if entries.is_empty() { "{}".into() } else { format!("{{ {} }}", entries.join(", ")) }
+    }
+}
+
+/// The value of a server's setting: text, a number or on and off.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::Bool(value) => Some(if *value { "on" } else { OFF }.into()),
+        Value::Integer(number) => Some(number.to_string()),
+        value => value.text().map(Into::into),
+    }
+}
+
+struct Variable<'a>(&'a mut String);
+
+impl Field for Variable<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let is_custom = |name: &&str| name.contains('.') && options::is_variable(name);
+        *self.0 = value
+            .text()
+            .filter(is_custom)
+            .ok_or("expected the name of a custom variable: two or more parts of letters, digits, _ and $, joined by dots")?
+            .to_owned();
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0)
+    }
+}
+
+struct Level<'a>(&'a mut String);
+
+impl Field for Level<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let expected = "expected error, warn, info, debug, trace or off, or filters such as \"info,pgusher::pool=debug\"";
+        let text = value.text().filter(|text| !text.trim().is_empty()).ok_or(expected)?;
+        log::check_level(text).map_err(|error| format!("{expected} ({error})"))?;
+        *self.0 = text.to_owned();
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0)
+    }
+}
+
+/// A list of quoted texts.
+fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(|item| quoted(&item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+const DURATION: &str = "such as \"200ms\", \"5s\" or \"1h30m\"";
+const INHERIT: &str = "inherit";
+const LISTEN_PORT: u16 = 6432;
+const MOST_BYTES: usize = 1 << 30;
+const OFF: &str = "off";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(items: &[&str]) -> Value {
+        Value::List(items.iter().map(|item| Value::Text((*item).into())).collect())
+    }
+
+    fn word(text: &str) -> Value {
+        Value::Word(text.into())
+    }
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.into())
+    }
+
+    #[test]
+    fn a_refused_value_leaves_the_field_as_it_was() {
+        let mut number = 7_usize;
+        for value in
+            [Value::Integer(0), Value::Integer(10), Value::Integer(-1), text("5"), word("x"), word("1e3")]
+        {
+            assert_eq!(
+                count(&mut number, 1..=9).read(&value),
+                Err("expected a whole number from 1 to 9".into())
+            );
+        }
+        assert_eq!(number, 7);
+        assert_eq!(count(&mut number, 1..=9).read(&word("9")), Ok(()));
+        assert_eq!(number, 9);
+    }
+
+    #[test]
+    fn numbers_too_large_for_the_field_are_refused() {
+        let mut uses = None;
+        let huge = Value::Integer(i128::from(u64::MAX) + 1);
+        assert!(limit(&mut uses, u64::MAX).read(&huge).is_err());
+        assert!(limit(&mut uses, u64::MAX).read(&Value::Integer(0)).is_err());
+        assert_eq!(limit(&mut uses, u64::MAX).read(&word("18446744073709551615")), Ok(()));
+        assert_eq!(uses, Some(u64::MAX));
+        assert_eq!(limit(&mut uses, u64::MAX).read(&text("unlimited")), Ok(()));
+        assert_eq!(uses, None);
+    }
+
+    #[test]
+    fn zero_means_what_its_kind_of_duration_says() {
+        let (mut some, mut off, mut at_once) = (Duration::from_secs(1), Some(Duration::ZERO), None);
+
+        assert!(duration(&mut some).read(&text("0")).is_err());
+        assert_eq!(delay(&mut some).read(&Value::Integer(0)), Ok(()));
+        assert_eq!(period(&mut off).read(&text("0s")), Ok(()));
+        assert_eq!(period_or_at_once(&mut at_once).read(&word("0")), Ok(()));
+
+        assert_eq!((some, off, at_once), (Duration::ZERO, None, Some(Duration::ZERO)));
+        assert_eq!(period_or_at_once(&mut at_once).read(&text("off")), Ok(()));
+        assert_eq!(at_once, None);
+        assert!(period(&mut off).read(&Value::Integer(5)).is_err());
+    }
+
+    #[test]
+    fn addresses_are_addresses_with_or_without_a_port() {
+        for (value, expected) in [
+            (text("127.0.0.1:1"), vec!["127.0.0.1:1"]),
+            (text("127.0.0.1"), vec!["127.0.0.1:6432"]),
+            (text("::1"), vec!["[::1]:6432"]),
+            (text("localhost:1"), vec!["127.0.0.1:1"]),
+            (text("*"), vec!["0.0.0.0:6432"]),
+            (texts(&["*:1", "[::]:2"]), vec!["0.0.0.0:1", "[::]:2"]),
+            (word("127.0.0.1:1, [::1]:2"), vec!["127.0.0.1:1", "[::1]:2"]),
+        ] {
+            let mut found = Vec::new();
+            assert_eq!(addresses(&mut found).read(&value), Ok(()), "{value:?}");
+            assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+        }
+        for value in
+            [text(""), text("db:1"), text("1.2.3.4:99999"), texts(&[]), texts(&["*", "x"]), Value::Integer(1)]
+        {
+            assert!(addresses(&mut Vec::new()).read(&value).is_err(), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn permissions_are_octal_in_quotes() {
+        let mut mode = 0;
+        assert_eq!(permissions(&mut mode).read(&text("0770")), Ok(()));
+        assert_eq!(mode, 0o770);
+        for value in [text("999"), text("1777"), text("+7"), text("-7"), Value::Integer(0o770), text("")] {
+            assert!(permissions(&mut mode).read(&value).is_err(), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_variable_has_two_parts_or_more() {
+        let mut name = String::new();
+        for good in ["app.current_user_id", "a.b.c", "_a._b$1"] {
+            assert_eq!(variable(&mut name).read(&text(good)), Ok(()), "{good}");
+        }
+        for bad in ["user", "app.", ".a", "app.1a", "app.a b", "app.a;b", "app.\u{e4}", "", "app.a'b"] {
+            assert!(variable(&mut name).read(&text(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let (mut password, mut place) = (Some(Secret::from("hunter2")), None);
+
+        assert!(!secret(&mut password).show().contains("hunter2"));
+        assert_eq!(secret(&mut password).redact(&text("hunter2")), HIDDEN);
+        assert_eq!(url(&mut place).redact(&text("postgres://u:hunter2@h")), "\"postgres://…@h\"");
+        assert_eq!(url(&mut place).redact(&Value::Integer(4242)), HIDDEN);
+    }
+}

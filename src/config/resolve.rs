@@ -1,0 +1,326 @@
+//! From what was written to what the parts need.
+//!
+//! Each table is laid over what it inherits: `[pool]` over the defaults, a database over `[pool]`, whatever their
+//! sources. Then the values are held against each other.
+//!
+//! # Promises
+//! - Every value that its field refuses, and every contradiction between values, is a problem; none hides another.
+//! - Files named in the configuration are read here once, so that what is missing is known before a client comes.
+//!
+//! # Refuses
+//! To connect, to look hosts up.
+
+use std::path::Path;
+
+use crate::auth::{Method, Secret, Verifier};
+use crate::config::keys::{Database, Keyed, Listen, Pool, Pooling, Section, User};
+use crate::config::ledger::{Ledger, table};
+use crate::config::problem::{Problem, Source};
+use crate::config::url::Url;
+use crate::auth::userlist;
+use crate::config::{Config, ReadFile};
+use crate::pool::{PasswordSource, Upstream};
+use crate::proxy::{DatabaseEntry, UserEntry};
+use crate::session::IdentitySettings;
+use crate::telemetry::log;
+
+/// Makes the configuration of everything written, which holds only if no problem is added. What is not there is a
+/// problem only if the ledger `is_whole`: a file that could not be read may well have said it.
+pub(super) fn resolve(
+    ledger: &Ledger,
+    is_whole: bool,
+    read_file: &ReadFile,
+    problems: &mut Vec<Problem>,
+) -> Config {
+    Resolve { ledger, is_whole, read_file, problems }.config()
+}
+
+struct Resolve<'a> {
+    ledger: &'a Ledger,
+    is_whole: bool,
+    read_file: &'a ReadFile,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Resolve<'_> {
+    fn config(mut self) -> Config {
+        let listen: Listen = self.filled(Section::Listen, "", Listen::default());
+        let log: log::Settings = self.filled(Section::Log, "", log::Settings::default());
+        let mut pool = Pool::default();
+        pool.pooling.rules.identity = self.filled(Section::Identity, "", IdentitySettings::default());
+        pool = self.filled(Section::Pool, "", pool);
+        self.lower_min(Section::Pool, "", &mut pool.pooling);
+
+        let names = |section| self.ledger.names(section).map(str::to_owned).collect::<Vec<_>>();
+        let (databases, users) = (names(Section::Databases), names(Section::Users));
+        let databases: Vec<_> =
+            databases.into_iter().map(|name| self.database(name, &pool.pooling)).collect();
+        let users: Vec<_> = users.into_iter().map(|name| self.user(name)).collect();
+
+        if databases.is_empty() {
+            self.missing(
+                Source::Nowhere,
+                "databases",
+                "nothing to connect to: give --upstream, PGUSHER_UPSTREAM or [databases.NAME]",
+            );
+        }
+        self.check_auth(&listen, &users);
+        Config {
+            workers: listen.workers,
+            net: listen.net,
+            proxy: listen.proxy,
+            databases,
+            users,
+            max_servers: pool.max_servers,
+            log,
+        }
+    }
+
+    /// `target`, with everything written in one table laid over it.
+    fn filled<T: Keyed>(&mut self, section: Section, name: &str, mut target: T) -> T {
+        for (place, value, source) in self.ledger.table(section, name) {
+            let Some(mut field) = target.slot(place.key) else {
+                continue;
+            };
+            if let Err(reason) = field.read(value) {
+                let problem = Problem::new(source.clone(), place.to_string(), reason);
+                self.problems.push(problem.with_value(field.redact(value)));
+            }
+        }
+        target
+    }
+
+    fn database(&mut self, name: String, pooling: &Pooling) -> DatabaseEntry {
+        let written = self.filled(Section::Databases, &name, Database::inheriting(pooling.clone()));
+        let mut pooling = written.pooling.clone();
+        self.lower_min(Section::Databases, &name, &mut pooling);
+        self.check_whereabouts(&name, &written);
+        self.check_password(Section::Databases, &name);
+        let timeout = written.url.as_ref().and_then(|url| url.connect_timeout);
+        if let Some(timeout) =
+            timeout.filter(|_| !self.is_written(Section::Databases, &name, "connect_timeout"))
+        {
+            pooling.limits.connect_timeout = timeout;
+        }
+        let upstream = self.upstream(&name, written);
+        DatabaseEntry { name, upstream, pool: pooling.limits, rules: pooling.rules }
+    }
+
+    /// Where a database is and how to log in: its keys, over the parts of its URL.
+    fn upstream(&mut self, name: &str, written: Database) -> Upstream {
+        let settings = self.server_settings(name, &written);
+        let hosts = written.hosts.iter().map(|host| host.with_port(written.port)).collect();
+        let url = written.url.unwrap_or_else(|| Url { hosts, ..Url::default() });
+        let password = match (written.password_file, written.password.or(url.password)) {
+            (Some(path), _) => {
+                self.password_in(&path, Section::Databases, name);
+                PasswordSource::File(path)
+            }
+            (None, Some(password)) => PasswordSource::Given(password),
+            (None, None) => PasswordSource::Client,
+        };
+        Upstream {
+            hosts: url.hosts,
+            dbname: written.dbname.or(url.dbname),
+            user: written.user.or(url.user),
+            password,
+            application_name: written.application_name.or(url.application_name),
+            application_name_add_client: written.application_name_add_client,
+            settings,
+            connect_query: written.connect_query,
+            max_servers: written.max_servers,
+            max_clients: written.max_clients,
+        }
+    }
+
+    /// The settings of a database's servers: those of the URL, then those of the table, which win.
+    fn server_settings(&mut self, name: &str, written: &Database) -> Vec<(String, String)> {
+        let stated =
+            |setting: &str| written.settings.iter().any(|(other, _)| other.eq_ignore_ascii_case(setting));
+        let of_url = written.url.iter().flat_map(|url| &url.settings).filter(|(setting, _)| !stated(setting));
+        let mut settings: Vec<_> = of_url.chain(&written.settings).cloned().collect();
+        if let Some(timeout) = written.statement_timeout {
+            if stated(STATEMENT_TIMEOUT) {
+                self.blame(Section::Databases, name, STATEMENT_TIMEOUT, "it is also in settings; keep one");
+            }
+            settings.retain(|(setting, _)| !setting.eq_ignore_ascii_case(STATEMENT_TIMEOUT));
+            // PostgreSQL counts in milliseconds, and 0 would be no limit.
+            settings.push((STATEMENT_TIMEOUT.into(), format!("{}ms", timeout.as_millis().max(1))));
+        }
+        let variable = &written.pooling.rules.identity.variable;
+        if settings.iter().any(|(setting, _)| setting.eq_ignore_ascii_case(variable)) {
+            let key = if stated(variable) { "settings" } else { "url" };
+            self.blame(
+                Section::Databases,
+                name,
+                key,
+                "identity.variable is set for each client, never for a server",
+            );
+        }
+        settings
+    }
+
+    fn user(&mut self, name: String) -> UserEntry {
+        let written = self.filled(Section::Users, &name, User::default());
+        self.check_password(Section::Users, &name);
+        if let (Some(min), Some(size)) = (written.min, written.size)
+            && min > size
+        {
+            self.blame(Section::Users, &name, "min", &above(min, size));
+        }
+        let secret = match &written.password_file {
+            Some(path) => self.password_in(path, Section::Users, &name),
+            None => written.password,
+        };
+        if let Some(Err(bad)) = secret.as_ref().map(Verifier::from_secret) {
+            let key = if written.password_file.is_some() { PASSWORD_FILE } else { "password" };
+            self.blame(Section::Users, &name, key, &bad.to_string());
+        }
+        UserEntry {
+            name,
+            secret,
+            mode: written.mode,
+            size: written.size,
+            min: written.min,
+            max_clients: written.max_clients,
+            max_servers: written.max_servers,
+        }
+    }
+
+    /// A `min` above the `size` is a mistake where it was written, and is lowered where it was inherited.
+    fn lower_min(&mut self, section: Section, name: &str, pooling: &mut Pooling) {
+        let (min, size) = (pooling.limits.min, pooling.limits.size);
+        let is_size_known = !self.is_refused(section, name, "size");
+        if min > size && is_size_known && self.is_written(section, name, "min") {
+            self.blame(section, name, "min", &above(min, size));
+        }
+        pooling.limits.min = min.min(size);
+    }
+
+    fn check_whereabouts(&mut self, name: &str, written: &Database) {
+        let is_written = |key| self.is_written(Section::Databases, name, key);
+        match (&written.url, written.hosts.is_empty()) {
+            (Some(_), false) => {
+                self.blame(Section::Databases, name, "host", "url says where it is already; keep one")
+            }
+            (Some(_), true) if is_written("port") => {
+                self.blame(Section::Databases, name, "port", "the port of a url is written in it");
+            }
+            (None, true) if self.is_refused(Section::Databases, name, "url") => {}
+            (None, true) if self.is_refused(Section::Databases, name, "host") => {}
+            (None, true) => {
+                let source = self.ledger.declaration(Section::Databases, name);
+                self.missing(source, &table(Section::Databases, name), "no server: give url or host");
+            }
+            _ => {}
+        }
+    }
+
+    fn check_password(&mut self, section: Section, name: &str) {
+        if self.is_written(section, name, "password") && self.is_written(section, name, PASSWORD_FILE) {
+            self.blame(section, name, PASSWORD_FILE, "there is also a password; keep one");
+        }
+    }
+
+    /// Whether anybody could log in.
+    fn check_auth(&mut self, listen: &Listen, users: &[UserEntry]) {
+        if let Some(path) = &listen.proxy.auth_file {
+            self.check_userlist(path);
+            return;
+        }
+        let needs_secrets = matches!(listen.proxy.auth, Method::Md5 | Method::ScramSha256);
+        if needs_secrets && users.iter().all(|user| user.secret.is_none()) && !self.is_any_user_refused() {
+            self.missing(
+                Source::Nowhere,
+                "users",
+                "no client could log in: give [users.NAME] with a password, listen.auth_file or a user and password in --upstream",
+            );
+        }
+    }
+
+    /// Whether a secret is missing only because its file or its value was refused.
+    fn is_any_user_refused(&self) -> bool {
+        let keys = ["password", PASSWORD_FILE];
+        self.ledger
+            .names(Section::Users)
+            .any(|name| keys.iter().any(|key| self.is_written(Section::Users, name, key)))
+    }
+
+    fn check_userlist(&mut self, path: &Path) {
+        match (self.read_file)(path) {
+            Ok(bytes) => {
+                let broken = userlist::parse(&bytes).err().unwrap_or_default();
+                let problem = |broken: userlist::Broken| {
+                    Problem::new(Source::File(path.to_owned(), broken.line), "", broken.cause.to_string())
+                };
+                self.problems.extend(broken.into_iter().map(problem));
+            }
+            Err(error) => self.unreadable(Section::Listen, "", "auth_file", path, &error.to_string()),
+        }
+    }
+
+    /// The first line of a password file.
+    fn password_in(&mut self, path: &Path, section: Section, name: &str) -> Option<Secret> {
+        let password =
+            (self.read_file)(path).map_err(|error| error.to_string()).and_then(|bytes| first_line(&bytes));
+        match password {
+            Ok(password) => Some(password),
+            Err(reason) => {
+                self.unreadable(section, name, PASSWORD_FILE, path, &reason);
+                None
+            }
+        }
+    }
+
+    fn unreadable(&mut self, section: Section, name: &str, key: &'static str, path: &Path, reason: &str) {
+        let value = format!("{:?}", path.display().to_string());
+        let problem = self.problem(section, name, key, &format!("the file cannot be used: {reason}"));
+        self.problems.push(problem.with_value(value));
+    }
+
+    fn blame(&mut self, section: Section, name: &str, key: &'static str, reason: &str) {
+        let problem = self.problem(section, name, key, reason);
+        self.problems.push(problem);
+    }
+
+    fn problem(&self, section: Section, name: &str, key: &'static str, reason: &str) -> Problem {
+        let source = self.ledger.source(section, name, key).cloned().unwrap_or(Source::Nowhere);
+        Problem::new(source, format!("{}.{key}", table(section, name)), reason)
+    }
+
+    fn missing(&mut self, source: Source, key: &str, reason: &str) {
+        if self.is_whole {
+            self.problems.push(Problem::new(source, key, reason));
+        }
+    }
+
+    /// Whether what was written there has been refused already.
+    fn is_refused(&self, section: Section, name: &str, key: &'static str) -> bool {
+        let key = format!("{}.{key}", table(section, name));
+        self.problems.iter().any(|problem| problem.key == key)
+    }
+
+    fn is_written(&self, section: Section, name: &str, key: &'static str) -> bool {
+        self.ledger.source(section, name, key).is_some()
+    }
+}
+
+/// A password from the bytes of its file: the first line, without its end.
+fn first_line(bytes: &[u8]) -> Result<Secret, String> {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err("its first line is empty".into());
+    }
+    if line.contains(&0) {
+        return Err("its first line holds a NUL".into());
+    }
+    std::str::from_utf8(line).map(Secret::from).map_err(|_| "its first line is not UTF-8".into())
+}
+
+fn above(min: usize, size: usize) -> String {
+    format!("min ({min}) is above size ({size})")
+}
+
+const PASSWORD_FILE: &str = "password_file";
+const STATEMENT_TIMEOUT: &str = "statement_timeout";

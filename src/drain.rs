@@ -1,0 +1,73 @@
+//! Shutdown as phases with deadlines.
+//!
+//! ```text
+//! Running ─ first signal ─► Draining ─ all have left, or the deadline ─► Closing ─► Gone
+//! ```
+//!
+//! # Promises
+//! - Every task that serves a client is counted, so that the process can wait for the last of them.
+//!
+//! # Refuses
+//! To know what a client is: whoever drains is told when nobody is left.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// The count of those still here, and whether they have been asked to leave.
+#[derive(Clone, Default)]
+pub struct Drain(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    is_draining: AtomicBool,
+    here: AtomicUsize,
+    left: Notify,
+}
+
+impl Drain {
+    /// Runs a task that is waited for.
+    pub fn track(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.here.fetch_add(1, Ordering::AcqRel);
+        let guard = Present(self.0.clone());
+        drop(tokio::spawn(async move {
+            task.await;
+            drop(guard);
+        }));
+    }
+
+    /// Begins to drain.
+    pub fn begin(&self) {
+        self.0.is_draining.store(true, Ordering::Release);
+    }
+
+    /// Whether it has begun.
+    pub fn is_draining(&self) -> bool {
+        self.0.is_draining.load(Ordering::Acquire)
+    }
+
+    /// Waits until nobody is here.
+    ///
+    /// Cancel safe.
+    pub async fn emptied(&self) {
+        loop {
+            let left = self.0.left.notified();
+            if self.0.here.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+/// Counts one down when dropped, also by a panic.
+struct Present(Arc<Inner>);
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.here.fetch_sub(1, Ordering::AcqRel);
+        self.0.left.notify_waiters();
+    }
+}

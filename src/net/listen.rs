@@ -1,0 +1,116 @@
+//! Listening.
+//!
+//! # Promises
+//! - A listener that has run out of descriptors waits and tries again; it never spins and never ends.
+//! - A stale socket file is replaced; one that somebody still listens on is not.
+//!
+//! # Refuses
+//! To serve: an accepted stream is handed over at once.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::net::Stream;
+
+/// The first pause after a failed accept; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Listener {
+    kind: Kind,
+    pause: Duration,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    /// With the file, removed at the end.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Listens on an address.
+    ///
+    /// # Errors
+    /// The system's: the address is in use, or not ours.
+    pub fn tcp(address: SocketAddr, backlog: u32) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        let listener = TcpListener::from_std(socket.into())?;
+        Ok(Self { kind: Kind::Tcp(listener), pause: FIRST_PAUSE })
+    }
+
+    /// Listens on `.s.PGSQL.<port>` in `directory`.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::AddrInUse`] if another process listens there.
+    pub fn unix(directory: &Path, port: u16, mode: u32) -> io::Result<Self> {
+        let path = directory.join(format!(".s.PGSQL.{port}"));
+        if path.exists() {
+            if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            std::fs::remove_file(&path)?;
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+        Ok(Self { kind: Kind::Unix(listener, path), pause: FIRST_PAUSE })
+    }
+
+    /// Where it listens, for the log.
+    pub fn name(&self) -> String {
+        match &self.kind {
+            Kind::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string()),
+            Kind::Unix(_, path) => path.display().to_string(),
+        }
+    }
+
+    /// The next client. The text is why one could not be accepted; the pause after it has been kept.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// What the system said; the caller tells and calls again.
+    pub async fn accept(&mut self) -> io::Result<Stream> {
+        let accepted = match &self.kind {
+            Kind::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Kind::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        };
+        match accepted {
+            Ok(stream) => {
+                self.pause = FIRST_PAUSE;
+                Ok(stream)
+            }
+            // The client gave up before we came to it.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(error),
+            Err(error) => {
+                tokio::time::sleep(self.pause).await;
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Kind::Unix(_, path) = &self.kind {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

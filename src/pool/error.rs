@@ -1,0 +1,101 @@
+//! Why there is no server.
+//!
+//! # Promises
+//! - What the server itself said is kept whole: a client is told the real reason.
+//! - Each error knows whether trying again could help.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::session::login::LoginError;
+use crate::session::violation::sqlstate;
+use crate::wire::control::ServerError;
+
+/// Why a server could not be made.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The pool is being closed.
+    Closed,
+    /// `connect_query` failed.
+    ConnectQuery(Box<ServerError>),
+    /// The login failed.
+    Login(LoginError),
+    /// The connection broke during the login.
+    Lost(io::Error),
+    /// There is no password to derive keys from.
+    NoPassword,
+    /// The password file cannot be read.
+    PasswordFile(io::Error),
+    /// The login took longer than `connect_timeout`.
+    TimedOut(Duration),
+    /// No host could be reached.
+    Unreachable(io::Error),
+}
+
+impl ConnectError {
+    /// What the server said, if it said anything.
+    pub fn server_error(&self) -> Option<&ServerError> {
+        match self {
+            Self::ConnectQuery(error) => Some(error),
+            Self::Login(LoginError::Refused(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether another try could end otherwise while a client waits.
+    ///
+    /// A server that is full (53300), starting up or shutting down (57P0x) may have room in a moment; a wrong password,
+    /// an unknown database or role will not mend itself.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Lost(_) | Self::TimedOut(_) | Self::Unreachable(_) => true,
+            Self::Login(LoginError::Refused(error)) => {
+                error.sqlstate().is_some_and(|state| state.starts_with("53") || state.starts_with("57"))
+            }
+            Self::Closed | Self::ConnectQuery(_) | Self::Login(_) | Self::NoPassword | Self::PasswordFile(_) => false,
+        }
+    }
+
+    /// The code for the client.
+    pub fn sqlstate(&self) -> String {
+        match self {
+            Self::Closed => sqlstate::ADMIN_SHUTDOWN.to_owned(),
+            Self::ConnectQuery(error) => error.sqlstate().unwrap_or(sqlstate::CONNECTION_FAILURE).to_owned(),
+            Self::Login(error) => error.sqlstate().to_owned(),
+            Self::Lost(_) | Self::TimedOut(_) | Self::Unreachable(_) => "08001".to_owned(),
+            Self::NoPassword | Self::PasswordFile(_) => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the pool is closed"),
+            Self::ConnectQuery(error) => write!(f, "connect_query failed: {error}"),
+            Self::Login(error) => write!(f, "server login failed: {error}"),
+            Self::Lost(error) => write!(f, "server closed the connection during login: {error}"),
+            Self::NoPassword => f.write_str("server asks for a password and none is configured"),
+            Self::PasswordFile(error) => write!(f, "the server's password file cannot be read: {error}"),
+            Self::TimedOut(limit) => write!(f, "server did not complete the login within {limit:?}"),
+            Self::Unreachable(error) => write!(f, "could not connect to server: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// Why a client gets no server.
+#[derive(Clone, Debug)]
+pub enum CheckoutError {
+    /// The pool is closed.
+    Closed,
+    /// No server could be made; the last reason.
+    Connect(Arc<ConnectError>),
+    /// As many clients wait as may.
+    QueueFull(usize),
+    /// None became free in time.
+    TimedOut(Duration),
+}

@@ -1,0 +1,392 @@
+//! How servers are made and when they are still good: deadpool's Manager.
+//!
+//! # Promises
+//! - Making one is dialling and the whole login, within one deadline; each host is tried in order.
+//! - Whether one is still good is decided from facts, without a round trip and without a system call.
+//!
+//! # Refuses
+//! To try again: how long a client is willing to wait is known in [`crate::pool::Pool`].
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::auth::{ChannelBinding, Credential, ScramKeys, Secret, Verifier};
+use crate::names::{Database, PoolKey, ServerId, User};
+use crate::net::connect::{self, Tuning};
+use crate::net::{Peer, Stream};
+use crate::pool::error::ConnectError;
+use crate::pool::secrets::Secrets;
+use crate::pool::server::{Address, CancelTarget, Server, Vitality};
+use crate::pool::settings::{Host, PasswordSource, Settings, Upstream};
+use crate::session::login::{Established, Login, LoginPlan, Progress};
+use crate::session::{Exchange, Parameters, ServerState};
+use crate::wire::startup::Setting;
+use crate::wire::write;
+
+/// What is the same for all pools of the process.
+pub struct Shared {
+    /// Numbers for servers.
+    pub next_server: AtomicU64,
+    /// Passwords from files.
+    pub secrets: Secrets,
+    /// How connections are tuned.
+    pub tuning: Tuning,
+    /// Servers over all pools.
+    pub total: Option<Arc<Semaphore>>,
+}
+
+/// The caps a pool's servers count against, from the narrowest to the widest.
+pub type Caps = Vec<Arc<Semaphore>>;
+
+/// Makes the servers of one pool.
+pub struct Manager {
+    /// Whose servers.
+    pub key: PoolKey,
+    /// Where they are.
+    pub upstream: Arc<Upstream>,
+    settings: Settings,
+    shared: Arc<Shared>,
+    caps: Caps,
+    /// The identity variable, sent empty at startup so that fresh and used servers are alike.
+    identity_variable: Option<String>,
+    /// What the last client of this pool proved itself with, for pools without a password of their own.
+    credential: Mutex<Option<Credential>>,
+    /// SCRAM keys derived from the password, by salt and count: the derivation is meant to be slow.
+    keys: Mutex<HashMap<(Box<[u8]>, u32), (Secret, ScramKeys)>>,
+    /// Bounds the connections being opened at once.
+    opening: Semaphore,
+    /// Connections being opened.
+    pub connecting: AtomicUsize,
+    /// The host that worked last.
+    last_host: AtomicUsize,
+    /// Servers of an older generation are not lent again.
+    pub generation: AtomicU64,
+    /// What the first server of this pool reported.
+    baseline: Mutex<Option<Parameters>>,
+}
+
+impl Manager {
+    /// A manager of one pool.
+    pub fn new(
+        key: PoolKey,
+        upstream: Arc<Upstream>,
+        settings: Settings,
+        identity_variable: Option<String>,
+        shared: Arc<Shared>,
+        caps: Caps,
+    ) -> Self {
+        Self {
+            opening: Semaphore::new(settings.connect_concurrency.max(1)),
+            key,
+            upstream,
+            settings,
+            shared,
+            caps,
+            identity_variable,
+            credential: Mutex::default(),
+            keys: Mutex::default(),
+            connecting: AtomicUsize::new(0),
+            last_host: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
+            baseline: Mutex::default(),
+        }
+    }
+
+    /// What a server of this pool reports after login, once one has.
+    pub fn baseline(&self) -> Option<Parameters> {
+        self.baseline.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers what a client proved itself with.
+    pub fn learn(&self, credential: Credential) {
+        *self.credential.lock().unwrap_or_else(PoisonError::into_inner) = Some(credential);
+    }
+
+    /// Whether servers are logged in with what clients proved themselves with.
+    pub fn borrows_credentials(&self) -> bool {
+        self.upstream.password == PasswordSource::Client
+    }
+
+    fn credential(&self) -> Result<Option<Credential>, ConnectError> {
+        let secret = match &self.upstream.password {
+            PasswordSource::Client => {
+                return Ok(self.credential.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            }
+            PasswordSource::File(path) => self.shared.secrets.read(path).map_err(ConnectError::PasswordFile)?,
+            PasswordSource::Given(secret) => secret.clone(),
+        };
+        Ok(match Verifier::from_secret(&secret) {
+            Ok(Verifier::Md5(hash)) => Some(Credential::Md5(hash)),
+            Ok(Verifier::Plaintext(_)) => Some(Credential::Password(secret)),
+            Ok(Verifier::Scram(_)) | Err(_) => None,
+        })
+    }
+
+    fn plan(&self) -> Result<LoginPlan, ConnectError> {
+        let upstream = &self.upstream;
+        let mut parameters: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+        let mut add = |name: &str, value: &str| parameters.push((name.as_bytes().into(), value.as_bytes().into()));
+        add("application_name", upstream.application_name.as_deref().unwrap_or("pgusher"));
+        for (name, value) in &upstream.settings {
+            add(name, value);
+        }
+        if let Some(variable) = &self.identity_variable {
+            add(variable, "");
+        }
+        Ok(LoginPlan {
+            user: upstream.user.as_deref().map_or_else(|| self.key.user.clone(), User::from),
+            database: upstream.dbname.as_deref().map_or_else(|| self.key.database.clone(), Database::from),
+            parameters,
+            credential: self.credential()?,
+            minor: 2,
+            binding: ChannelBinding::Unavailable,
+        })
+    }
+
+    /// Dials the hosts in order, beginning with the one that worked last.
+    async fn dial(&self) -> Result<(Stream, Address), ConnectError> {
+        let hosts = &self.upstream.hosts;
+        let first = self.last_host.load(Ordering::Relaxed);
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for index in (0..hosts.len()).map(|offset| (first + offset) % hosts.len()) {
+            match dial(&hosts[index], self.shared.tuning).await {
+                Ok(dialled) => {
+                    self.last_host.store(index, Ordering::Relaxed);
+                    return Ok(dialled);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(ConnectError::Unreachable(last))
+    }
+
+    /// A server for one client alone, with parameters of its own in the startup packet.
+    pub async fn open_dedicated(&self, parameters: Vec<Setting>) -> Result<Server, ConnectError> {
+        let mut plan = self.plan()?;
+        plan.parameters.retain(|(name, _)| parameters.iter().all(|(other, _)| other != name));
+        plan.parameters.extend(parameters);
+        let limit = self.settings.connect_timeout;
+        timeout(limit, self.open(plan)).await.map_err(|_| ConnectError::TimedOut(limit))?
+    }
+
+    async fn open(&self, plan: LoginPlan) -> Result<Server, ConnectError> {
+        let (stream, address) = self.dial().await?;
+        let mut peer = Peer::new(stream);
+        let (established, credential) = self.log_in(&mut peer, plan).await?;
+        if let (Some(credential), true) = (credential, self.borrows_credentials()) {
+            self.learn(credential);
+        }
+        if let Some(sql) = &self.upstream.connect_query {
+            run_connect_query(&mut peer, sql).await?;
+        }
+        peer.give_up();
+        Ok(self.server(peer, address, established))
+    }
+
+    async fn log_in(&self, peer: &mut Peer, plan: LoginPlan) -> Result<(Established, Option<Credential>), ConnectError> {
+        let credential = plan.credential.clone();
+        let mut login = Login::new(plan);
+        login.begin(&mut peer.buffers.outbox);
+        loop {
+            peer.drain().await.map_err(ConnectError::Lost)?;
+            let buffers = &mut peer.buffers;
+            match login.on_input(&mut buffers.inbox, &mut buffers.outbox).map_err(ConnectError::Login)? {
+                Progress::Established(established) => return Ok((established, credential)),
+                Progress::NeedMore => {
+                    if !peer.fill().await.map_err(ConnectError::Lost)? {
+                        return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                Progress::NeedsKeys { salt, iterations } => {
+                    let keys = self.keys(&login, credential.as_ref(), salt, iterations)?;
+                    login.with_keys(&keys, &mut peer.buffers.outbox).map_err(ConnectError::Login)?;
+                }
+            }
+        }
+    }
+
+    /// Keys for this salt and count, derived once for as long as the password stays the same.
+    fn keys(
+        &self,
+        login: &Login,
+        credential: Option<&Credential>,
+        salt: Box<[u8]>,
+        iterations: u32,
+    ) -> Result<ScramKeys, ConnectError> {
+        let Some(Credential::Password(password)) = credential else {
+            return login.derive_keys().ok_or(ConnectError::NoPassword);
+        };
+        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, keys)) = known.get(&(salt.clone(), iterations)).filter(|(of, _)| of == password) {
+            let _ = of;
+            return Ok(keys.clone());
+        }
+        let keys = login.derive_keys().ok_or(ConnectError::NoPassword)?;
+        known.clear();
+        known.insert((salt, iterations), (password.clone(), keys.clone()));
+        Ok(keys)
+    }
+
+    fn server(&self, peer: Peer, address: Address, established: Established) -> Server {
+        let id = ServerId(self.shared.next_server.fetch_add(1, Ordering::Relaxed));
+        let reported = established.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let now = Instant::now();
+        Server {
+            peer,
+            state: ServerState::new(id, self.intern_baseline(reported)),
+            exchange: Exchange::default(),
+            cancel: Arc::new(CancelTarget::new(id, address, established.key)),
+            born: now,
+            expires: self.settings.lifetime.map(|lifetime| now + jittered(lifetime, self.settings.lifetime_jitter, id)),
+            idle_since: now,
+            uses: 0,
+            generation: self.generation.load(Ordering::Relaxed),
+            permits: Vec::new(),
+        }
+    }
+
+    /// Equal reports share one table, so that comparing them is comparing pointers.
+    fn intern_baseline(&self, reported: Parameters) -> Parameters {
+        let mut baseline = self.baseline.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*baseline {
+            Some(known) if *known == reported => known.clone(),
+            _ => {
+                *baseline = Some(reported.clone());
+                reported
+            }
+        }
+    }
+
+    /// Whether a server may be lent again, or kept.
+    pub fn is_good(&self, server: &Server, now: Instant) -> bool {
+        let is_young = server.expires.is_none_or(|expires| now < expires);
+        let is_fresh = self.settings.max_uses.is_none_or(|most| server.uses < most);
+        is_young && is_fresh && server.generation == self.generation.load(Ordering::Relaxed)
+    }
+}
+
+impl managed::Manager for Manager {
+    type Type = Box<Server>;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<Box<Server>, ConnectError> {
+        // The login is large and rare; what waits for it is small and common.
+        Box::pin(async {
+            let mut permits = Vec::with_capacity(self.caps.len());
+            for cap in &self.caps {
+                permits.push(cap.clone().acquire_owned().await.map_err(|_| ConnectError::Closed)?);
+            }
+            let _opening = self.opening.acquire().await.map_err(|_| ConnectError::Closed)?;
+            self.connecting.fetch_add(1, Ordering::Relaxed);
+            let _guard = Counted(&self.connecting);
+            let limit = self.settings.connect_timeout;
+            let mut server = timeout(limit, self.open(self.plan()?)).await.map_err(|_| ConnectError::TimedOut(limit))??;
+            server.permits = permits;
+            Ok(Box::new(server))
+        })
+        .await
+    }
+
+    async fn recycle(&self, server: &mut Box<Server>, _: &Metrics) -> RecycleResult<ConnectError> {
+        let now = Instant::now();
+        if !self.is_good(server, now) || server.look() == Vitality::Dead {
+            return Err(RecycleError::message("no longer good"));
+        }
+        let idle = now.duration_since(server.idle_since);
+        server.state.is_doubtful = self.settings.check_delay.is_some_and(|delay| idle > delay);
+        Ok(())
+    }
+
+    fn detach(&self, server: &mut Box<Server>) {
+        write::terminate(&mut server.peer.buffers.outbox);
+        let _ = server.look();
+        let _ = server.peer.poll_drain(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    }
+}
+
+/// Counts one down when dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn dial(host: &Host, tuning: Tuning) -> io::Result<(Stream, Address)> {
+    match host {
+        Host::Tcp { host, port } => {
+            let stream = connect::tcp(host, *port, tuning).await?;
+            let address = match stream.remote()? {
+                crate::net::stream::Remote::Tcp(address) => address,
+                crate::net::stream::Remote::Unix => return Err(io::ErrorKind::AddrNotAvailable.into()),
+            };
+            Ok((stream, Address::Tcp(address)))
+        }
+        Host::Unix { directory, port } => {
+            Ok((connect::unix(directory, *port).await?, Address::Unix(directory.clone(), *port)))
+        }
+    }
+}
+
+/// Runs the configured SQL, and waits for its end.
+async fn run_connect_query(peer: &mut Peer, sql: &str) -> Result<(), ConnectError> {
+    use crate::wire::control::ErrorFields;
+    use crate::wire::frame::{HEADER, backend};
+    write::query(&mut peer.buffers.outbox, sql.as_bytes());
+    peer.drain().await.map_err(ConnectError::Lost)?;
+    let mut refused = None;
+    loop {
+        while let Some(frame) = take_frame(&mut peer.buffers.inbox)? {
+            let body = frame.get(HEADER..).unwrap_or_default();
+            match frame.first() {
+                Some(&backend::ERROR) => refused = ErrorFields::read(body).map(|fields| fields.to_server_error()),
+                Some(&backend::READY_FOR_QUERY) => {
+                    return refused.map_or(Ok(()), |error| Err(ConnectError::ConnectQuery(Box::new(error))));
+                }
+                _ => {}
+            }
+        }
+        if !peer.fill().await.map_err(ConnectError::Lost)? {
+            return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}
+
+fn take_frame(inbox: &mut BytesMut) -> Result<Option<BytesMut>, ConnectError> {
+    match crate::wire::Header::read(inbox) {
+        Ok(Some(header)) if inbox.len() >= header.len => Ok(Some(inbox.split_to(header.len))),
+        Ok(_) => Ok(None),
+        Err(_) => Err(ConnectError::Lost(io::ErrorKind::InvalidData.into())),
+    }
+}
+
+/// `whole`, shorter by up to `percent` of itself; by how much depends on `id` alone, so that servers opened together do not
+/// all close together.
+fn jittered(whole: Duration, percent: u8, id: ServerId) -> Duration {
+    let share = (id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as f64 / f64::from(u32::MAX);
+    whole.mul_f64(1.0 - share.min(1.0) * f64::from(percent.min(100)) / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_spread_within_their_share() {
+        let whole = Duration::from_secs(100);
+        let lives: Vec<_> = (0..100).map(|id| jittered(whole, 10, ServerId(id))).collect();
+
+        assert!(lives.iter().all(|life| (Duration::from_secs(90)..=whole).contains(life)));
+        assert!(lives.iter().max().unwrap().abs_diff(*lives.iter().min().unwrap()) > Duration::from_secs(5));
+        assert_eq!(jittered(whole, 0, ServerId(7)), whole);
+    }
+}

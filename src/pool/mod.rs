@@ -1,0 +1,390 @@
+//! Servers kept and lent: one pool for each database and user.
+//!
+//! deadpool keeps the idle ones, bounds their number and orders those who wait; here is what PostgreSQL adds: a reserve, a
+//! minimum, retries while a server is down, and reasons not to lend one again.
+//!
+//! # Promises
+//! - Waiters are served in the order in which they came.
+//! - A pool never has more servers than `size` and `reserve` together.
+//! - A client that stops waiting leaves nothing behind.
+//!
+//! # Refuses
+//! To know clients: who waits, and for whose sake, is [`crate::proxy`]'s.
+
+mod error;
+mod lease;
+mod manager;
+mod secrets;
+mod server;
+mod settings;
+mod statements;
+mod sweep;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use deadpool::managed::{Object, PoolConfig, PoolError, QueueMode, Timeouts};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{sleep, sleep_until};
+
+pub use error::{CheckoutError, ConnectError};
+pub use lease::Lease;
+pub use manager::Shared;
+pub use secrets::Secrets;
+pub use server::{Address, Aim, CancelTarget, Server, Vitality};
+pub use settings::{Host, PasswordSource, Settings, Upstream};
+pub use statements::Statements;
+
+use crate::names::PoolKey;
+use crate::pool::manager::{Caps, Manager};
+use crate::session::{Parameters, Values};
+
+type Kept = deadpool::managed::Pool<Manager>;
+type Got = Result<Object<Manager>, PoolError<ConnectError>>;
+
+/// Most sets of startup settings remembered as accepted, in one pool.
+const MOST_ACCEPTED: usize = 1_000;
+
+/// The servers of one database and user.
+pub struct Pool {
+    kept: Kept,
+    reserve: Option<Kept>,
+    settings: Settings,
+    waiting: AtomicUsize,
+    /// Clients that may ask for a server.
+    clients: AtomicUsize,
+    /// Connections that failed, one after the other.
+    failures: AtomicU32,
+    freed: Notify,
+    /// Whether servers for the minimum are being opened.
+    warming: AtomicBool,
+    /// Startup settings that a server of this pool has accepted.
+    accepted: Mutex<HashMap<Values, Values>>,
+    /// When it was last of use to anyone.
+    last_used: Mutex<Instant>,
+}
+
+impl Pool {
+    /// An empty pool.
+    fn new(make: impl Fn() -> Manager, settings: Settings) -> Self {
+        let keep = |size: usize| {
+            let mut config = PoolConfig::new(size);
+            config.queue_mode = QueueMode::Lifo;
+            Kept::builder(make()).config(config).build()
+        };
+        #[expect(clippy::expect_used, reason = "deadpool refuses only timeouts without a runtime, and there are none")]
+        let kept = keep(settings.size.max(1)).expect("a pool without timeouts can be built");
+        let reserve = (settings.reserve > 0).then(|| keep(settings.reserve).ok()).flatten();
+        Self {
+            kept,
+            reserve,
+            settings,
+            waiting: AtomicUsize::new(0),
+            clients: AtomicUsize::new(0),
+            failures: AtomicU32::new(0),
+            freed: Notify::new(),
+            warming: AtomicBool::new(false),
+            accepted: Mutex::default(),
+            last_used: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Whose servers.
+    pub fn key(&self) -> &PoolKey {
+        &self.manager().key
+    }
+
+    /// Its limits.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn manager(&self) -> &Manager {
+        self.kept.manager()
+    }
+
+    /// What its servers report after login, once one has.
+    pub fn baseline(&self) -> Option<Parameters> {
+        self.manager().baseline()
+    }
+
+    /// Remembers what a client proved itself with, for servers that take the same.
+    pub fn learn(&self, credential: crate::auth::Credential) {
+        if self.manager().borrows_credentials() {
+            self.manager().learn(credential.clone());
+            if let Some(reserve) = &self.reserve {
+                reserve.manager().learn(credential);
+            }
+        }
+    }
+
+    /// Clients waiting now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Servers there are, and of these idle ones.
+    pub fn servers(&self) -> (usize, usize) {
+        let count = |kept: &Kept| {
+            let status = kept.status();
+            (status.size, status.available)
+        };
+        let (size, idle) = count(&self.kept);
+        let (more, more_idle) = self.reserve.as_ref().map_or((0, 0), count);
+        (size + more, idle + more_idle)
+    }
+
+    /// These startup settings, if a server has accepted their like before: then in the allocation all share.
+    pub fn accepted(&self, values: &Values) -> Option<Values> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).get(values).cloned()
+    }
+
+    /// A server has accepted these startup settings.
+    pub fn accept(&self, values: &Values) {
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if accepted.len() >= MOST_ACCEPTED {
+            accepted.clear();
+        }
+        accepted.insert(values.clone(), values.clone());
+    }
+
+    /// A client may ask for servers, until the guard is dropped.
+    pub fn join(self: &Arc<Self>) -> Member {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        Member(self.clone())
+    }
+
+    /// A server, at once if one is idle.
+    ///
+    /// Cancel safe: a place in the queue, or a connection being opened, is given up.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn checkout(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
+        let mut get = pin!(self.kept.get());
+        let at_once = std::future::poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await;
+        let got = match at_once {
+            Poll::Ready(Ok(object)) => return Ok(Lease::new(object, self.clone())),
+            Poll::Ready(Err(error)) => Some(Err(error)),
+            Poll::Pending => None,
+        };
+        Box::pin(self.wait(get, got)).await
+    }
+
+    /// Waits: for a server given back, for one being opened, for the reserve, for the deadline.
+    async fn wait<G>(self: &Arc<Self>, mut get: Pin<&mut G>, mut got: Option<Got>) -> Result<Lease, CheckoutError>
+    where
+        G: Future<Output = Got>,
+    {
+        let _waiting = self.queue()?;
+        let began = tokio::time::Instant::now();
+        let deadline = began + self.settings.acquire_timeout;
+        let mut timer = pin!(sleep_until(deadline));
+        let mut reserve = pin!(self.from_reserve(began));
+        let mut again = pin!(None);
+        let mut last_error = None;
+        loop {
+            if let Some(result) = got.take() {
+                match result {
+                    Ok(object) => {
+                        self.failures.store(0, Ordering::Relaxed);
+                        return Ok(Lease::new(object, self.clone()));
+                    }
+                    Err(error) => {
+                        let error = self.on_failure(error)?;
+                        last_error = Some(error);
+                        again.set(Some(self.try_again()));
+                    }
+                }
+            }
+            let first_is_done = again.is_some();
+            tokio::select! {
+                biased;
+                result = &mut get, if !first_is_done => got = Some(result),
+                Some(result) = async { again.as_mut().as_pin_mut()?.await.into() }, if first_is_done => got = Some(result),
+                object = &mut reserve => return Ok(Lease::new(object, self.clone())),
+                () = &mut timer => {
+                    let timed_out = CheckoutError::TimedOut(self.settings.acquire_timeout);
+                    return Err(last_error.map_or(timed_out, CheckoutError::Connect));
+                }
+            }
+        }
+    }
+
+    /// A place among those who wait.
+    fn queue(&self) -> Result<Waiting<'_>, CheckoutError> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let place = Waiting(&self.waiting);
+        match self.settings.max_waiting {
+            Some(most) if before >= most => Err(CheckoutError::QueueFull(most)),
+            _ => Ok(place),
+        }
+    }
+
+    /// A server of the reserve, after `reserve_timeout`; without a reserve, never.
+    async fn from_reserve(&self, began: tokio::time::Instant) -> Object<Manager> {
+        let Some(reserve) = &self.reserve else { return std::future::pending().await };
+        sleep_until(began + self.settings.reserve_timeout).await;
+        match reserve.get().await {
+            Ok(object) => object,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// A connection could not be opened. What will not mend itself is an error for the client at once.
+    fn on_failure(&self, error: PoolError<ConnectError>) -> Result<Arc<ConnectError>, CheckoutError> {
+        let PoolError::Backend(error) = error else { return Err(CheckoutError::Closed) };
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+        if failures == 0 || !error.is_passing() {
+            tracing::warn!(pool = %self.key(), %error, sqlstate = error.sqlstate(), "server connection failed");
+        }
+        let is_passing = error.is_passing();
+        let error = Arc::new(error);
+        if is_passing { Ok(error) } else { Err(CheckoutError::Connect(error)) }
+    }
+
+    /// After a pause, or when a server is given back before it is over.
+    async fn try_again(&self) -> Got {
+        let freed = self.freed.notified();
+        tokio::select! {
+            () = sleep(self.pause()) => {}
+            () = freed => {}
+        }
+        self.kept.get().await
+    }
+
+    /// `connect_retry`, doubled with every failure up to ten times itself, shortened by up to a half so that those who
+    /// wait do not all try at once.
+    fn pause(&self) -> Duration {
+        let failures = self.failures.load(Ordering::Relaxed).saturating_sub(1).min(4);
+        let whole = self.settings.connect_retry * (1 << failures).min(10);
+        let mut random = [0u8; 2];
+        let share = match getrandom::fill(&mut random) {
+            Ok(()) => f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX),
+            Err(_) => 0.0,
+        };
+        whole.mul_f64(1.0 - share / 2.0)
+    }
+
+    /// A server has been given back or closed.
+    fn on_freed(&self) {
+        self.freed.notify_waiters();
+    }
+
+    /// Runs a task of the pool's own.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(tokio::spawn(task));
+    }
+
+    /// A server for one client alone, outside the pool.
+    ///
+    /// Cancel safe: the connection is dropped.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn open_dedicated(&self, parameters: Vec<crate::wire::startup::Setting>) -> Result<Server, ConnectError> {
+        self.manager().open_dedicated(parameters).await
+    }
+
+    /// Opens servers until there are `min`, if the pool has something to log in with.
+    pub async fn warm(&self) {
+        let timeouts = Timeouts { wait: Some(Duration::ZERO), ..Timeouts::default() };
+        let mut held = Vec::new();
+        while held.len() < self.settings.min.min(self.settings.size) {
+            match self.kept.timeout_get(&timeouts).await {
+                Ok(object) => held.push(object),
+                Err(PoolError::Backend(error)) => {
+                    tracing::warn!(pool = %self.key(), %error, sqlstate = error.sqlstate(), "server connection failed");
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+/// Counts a client of a pool.
+pub struct Member(Arc<Pool>);
+
+impl Member {
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.0
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+        *self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// Counts a client that waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a pool is made of.
+pub struct Recipe {
+    /// Where its servers are.
+    pub upstream: Arc<Upstream>,
+    /// Its limits.
+    pub settings: Settings,
+    /// The identity variable, if identities are injected.
+    pub identity_variable: Option<String>,
+    /// The caps it counts against besides the total.
+    pub caps: Vec<Arc<Semaphore>>,
+}
+
+/// All pools.
+pub struct Pools {
+    pools: RwLock<HashMap<PoolKey, Arc<Pool>>>,
+    shared: Arc<Shared>,
+}
+
+impl Pools {
+    /// No pools yet.
+    pub fn new(shared: Shared) -> Self {
+        Self { pools: RwLock::default(), shared: Arc::new(shared) }
+    }
+
+    /// The pool of this database and user, made on demand.
+    pub fn pool(&self, key: &PoolKey, recipe: impl FnOnce() -> Recipe) -> Arc<Pool> {
+        if let Some(pool) = self.pools.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+            return pool.clone();
+        }
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        pools.entry(key.clone()).or_insert_with(|| Arc::new(self.make(key, recipe()))).clone()
+    }
+
+    fn make(&self, key: &PoolKey, recipe: Recipe) -> Pool {
+        let mut caps: Caps = recipe.caps;
+        caps.extend(self.shared.total.clone());
+        let make = || {
+            Manager::new(
+                key.clone(),
+                recipe.upstream.clone(),
+                recipe.settings.clone(),
+                recipe.identity_variable.clone(),
+                self.shared.clone(),
+                caps.clone(),
+            )
+        };
+        Pool::new(make, recipe.settings.clone())
+    }
+
+    /// All pools there are now.
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}

@@ -1,0 +1,177 @@
+//! A logged-in backend connection, and what we know of it.
+//!
+//! # Promises
+//! - Closing one says Terminate, so that PostgreSQL does not log a lost connection.
+//!
+//! # Refuses
+//! To know whose it is: a [`crate::pool::Lease`] does.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use crate::names::{ServerId, ServerKey};
+use crate::net::Peer;
+use crate::session::{Exchange, ServerState};
+use crate::wire::Header;
+use crate::wire::backend;
+use crate::wire::buffer;
+use crate::wire::frame::HEADER;
+use crate::wire::frame::backend as tag;
+use crate::wire::write;
+
+/// Where one server was reached: a cancel request must go to the same place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// An address, not a name: another host may answer to the name by now.
+    Tcp(SocketAddr),
+    /// The directory and port of a unix socket.
+    Unix(PathBuf, u16),
+}
+
+/// What it takes to cancel on one server, and whether somebody is doing so.
+#[derive(Debug)]
+pub struct CancelTarget {
+    /// Which server.
+    pub server: ServerId,
+    /// Where it is.
+    pub address: Address,
+    /// Its key; not every server gives one.
+    pub key: Option<ServerKey>,
+    /// Requests on their way.
+    in_flight: AtomicUsize,
+    arrived: Notify,
+}
+
+impl CancelTarget {
+    /// A target nobody aims at.
+    pub fn new(server: ServerId, address: Address, key: Option<ServerKey>) -> Self {
+        Self { server, address, key, in_flight: AtomicUsize::new(0), arrived: Notify::new() }
+    }
+
+    /// A request sets out. It has arrived when the guard is dropped.
+    pub fn aim(self: &Arc<Self>) -> Aim {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        Aim(self.clone())
+    }
+
+    /// Whether a request is on its way.
+    pub fn is_aimed_at(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until no request is on its way.
+    ///
+    /// Cancel safe.
+    pub async fn at_peace(&self) {
+        loop {
+            let arrived = self.arrived.notified();
+            if !self.is_aimed_at() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+}
+
+/// A cancel request on its way.
+#[derive(Debug)]
+pub struct Aim(Arc<CancelTarget>);
+
+impl Aim {
+    /// What it is aimed at.
+    pub fn target(&self) -> &CancelTarget {
+        &self.0
+    }
+}
+
+impl Drop for Aim {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.0.arrived.notify_waiters();
+    }
+}
+
+/// A logged-in backend connection.
+pub struct Server {
+    /// The connection.
+    pub peer: Peer,
+    /// What is known of its session.
+    pub state: ServerState,
+    /// The conversation it is in, kept for its buffers.
+    pub exchange: Exchange,
+    /// What it takes to cancel here.
+    pub cancel: Arc<CancelTarget>,
+    /// When it was logged in.
+    pub born: Instant,
+    /// When it is too old.
+    pub expires: Option<Instant>,
+    /// When it was last given back.
+    pub idle_since: Instant,
+    /// How often it has been lent.
+    pub uses: u64,
+    /// The pool's generation when it was made; RECONNECT makes a new one.
+    pub generation: u64,
+    /// Its places under the caps that span pools.
+    pub permits: Vec<OwnedSemaphorePermit>,
+}
+
+/// What an idle server turned out to have done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Vitality {
+    /// As far as the reactor has seen, it is fine.
+    Alive,
+    /// It has closed, or said something it should not.
+    Dead,
+}
+
+impl Server {
+    /// Which server.
+    pub fn id(&self) -> ServerId {
+        self.state.id
+    }
+
+    /// Looks at what has come while it was idle, without a system call if nothing has.
+    pub fn look(&mut self) -> Vitality {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match self.peer.poll_fill(&mut cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false) | Err(_)) => return Vitality::Dead,
+            }
+        }
+        self.read_idle_words()
+    }
+
+    /// Between transactions a server may only report parameters, notices and notifications.
+    fn read_idle_words(&mut self) -> Vitality {
+        let inbox = &mut self.peer.buffers.inbox;
+        loop {
+            let Ok(header) = Header::read(inbox) else { return Vitality::Dead };
+            let Some(header) = header else { break };
+            let Some(body) = inbox.get(HEADER..header.len) else { break };
+            match header.tag {
+                tag::PARAMETER_STATUS => {
+                    let Ok((name, value)) = backend::parameter_status(body) else { return Vitality::Dead };
+                    self.state.reported.set(name, value);
+                }
+                tag::NOTICE | tag::NOTIFICATION => {}
+                _ => return Vitality::Dead,
+            }
+            buffer::discard(inbox, header.len);
+        }
+        if inbox.is_empty() { Vitality::Alive } else { Vitality::Dead }
+    }
+
+    /// Says Terminate as far as the socket takes it at once, and closes.
+    pub fn close(mut self) {
+        write::terminate(&mut self.peer.buffers.outbox);
+        let _ = self.peer.poll_drain(&mut Context::from_waker(Waker::noop()));
+    }
+}

@@ -1,0 +1,60 @@
+//! The shared text of prepared statements.
+//!
+//! # Promises
+//! - The key is the whole definition, compared byte for byte; a hash only finds it.
+//! - A number is never given to another text, also after its first has been evicted.
+//!
+//! # Refuses
+//! To know which server has what.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use moka::sync::Cache;
+
+use crate::session::prepared::{Interner, Statement};
+
+/// Bytes of text kept for clients yet to come. What clients use stays alive beyond it: they hold it themselves.
+const CAPACITY: u64 = 32 << 20;
+
+/// The shared text of prepared statements.
+pub struct Statements {
+    cache: Cache<Arc<[u8]>, Arc<Statement>>,
+    next: AtomicU64,
+}
+
+impl Default for Statements {
+    fn default() -> Self {
+        let weigher = |definition: &Arc<[u8]>, _: &Arc<Statement>| u32::try_from(definition.len()).unwrap_or(u32::MAX);
+        Self { cache: Cache::builder().max_capacity(CAPACITY).weigher(weigher).build(), next: AtomicU64::new(1) }
+    }
+}
+
+impl Interner for Statements {
+    fn intern(&self, definition: &[u8]) -> Arc<Statement> {
+        if let Some(statement) = self.cache.get(definition) {
+            return statement;
+        }
+        self.cache.get_with(definition.into(), || {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            Arc::new(Statement { number, definition: definition.into() })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_definitions_are_one_statement_and_others_are_not() {
+        let statements = Statements::default();
+
+        let a = statements.intern(b"select 1\0\0\0");
+        let b = statements.intern(b"select 1\0\0\0");
+        let c = statements.intern(b"select 1\0\0\x01\0\0\0\x17");
+
+        assert_eq!(a.number, b.number);
+        assert_ne!(a.number, c.number);
+    }
+}

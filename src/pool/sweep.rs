@@ -1,0 +1,114 @@
+//! What happens to servers that nobody asks for: ages, idleness, the minimum.
+//!
+//! # Promises
+//! - A pool that has a minimum is brought back to it, and never swept below it for idleness.
+//! - A pool without clients and servers is forgotten.
+//!
+//! # Refuses
+//! To touch a server that is lent.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::pool::{Kept, Pool, Pools};
+
+/// How often pools are looked at.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// How long a pool without clients and servers is remembered.
+const FORGET: Duration = Duration::from_secs(60);
+
+impl Pools {
+    /// Sweeps for ever.
+    ///
+    /// Cancel safe.
+    pub async fn sweep(self: Arc<Self>) {
+        let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            round.tick().await;
+            let now = Instant::now();
+            for pool in self.all() {
+                pool.sweep(now);
+                pool.replenish();
+            }
+            self.forget(now);
+        }
+    }
+
+    fn forget(&self, now: Instant) {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|_, pool| !pool.is_forgotten(now));
+    }
+
+    /// Closes the server of another pool that has been idle longest, so that a cap has room; whether there was one.
+    pub fn evict_idle(&self, other_than: &Pool) -> bool {
+        let pools = self.all();
+        let others = pools.iter().filter(|pool| pool.key() != other_than.key());
+        let mut longest: Vec<(Instant, &Arc<Pool>)> =
+            others.filter_map(|pool| Some((pool.longest_idle()?, pool))).collect();
+        longest.sort_by_key(|(since, _)| *since);
+        longest.first().is_some_and(|(since, pool)| pool.close_idle_since(*since))
+    }
+}
+
+impl Pool {
+    /// Closes idle servers that are too old, or idle for too long beyond the minimum.
+    fn sweep(&self, now: Instant) {
+        self.sweep_kept(&self.kept, self.settings.min, now);
+        if let Some(reserve) = &self.reserve {
+            self.sweep_kept(reserve, 0, now);
+        }
+    }
+
+    fn sweep_kept(&self, kept: &Kept, min: usize, now: Instant) {
+        let status = kept.status();
+        let mut spare = status.size.saturating_sub(min);
+        let result = kept.retain(|server, _| {
+            if !self.manager().is_good(server, now) {
+                spare = spare.saturating_sub(1);
+                return false;
+            }
+            let is_idle = self.settings.idle_timeout.is_some_and(|limit| now.duration_since(server.idle_since) >= limit);
+            if is_idle && spare > 0 {
+                spare -= 1;
+                return false;
+            }
+            true
+        });
+        drop(result.removed);
+    }
+
+    /// Opens what the minimum lacks, in a task of its own.
+    fn replenish(self: &Arc<Self>) {
+        let lacks = self.kept.status().size < self.settings.min.min(self.settings.size);
+        let is_wanted = !self.manager().borrows_credentials() || self.baseline().is_some();
+        if !lacks || !is_wanted || self.warming.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            return;
+        }
+        let pool = self.clone();
+        self.spawn(async move {
+            pool.warm().await;
+            pool.warming.store(false, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
+    fn is_forgotten(&self, now: Instant) -> bool {
+        let is_unused = self.clients.load(std::sync::atomic::Ordering::Relaxed) == 0 && self.servers().0 == 0;
+        let last_used = *self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        is_unused && self.settings.min == 0 && now.duration_since(last_used) > FORGET
+    }
+
+    fn longest_idle(&self) -> Option<Instant> {
+        let mut longest = None;
+        let _ = self.kept.retain(|server, _| {
+            longest = Some(longest.map_or(server.idle_since, |since: Instant| since.min(server.idle_since)));
+            true
+        });
+        longest
+    }
+
+    fn close_idle_since(&self, since: Instant) -> bool {
+        !self.kept.retain(|server, _| server.idle_since != since).removed.is_empty()
+    }
+}

@@ -1,0 +1,286 @@
+//! Cancel keys: minted, looked up, forwarded, never blocking a reuse.
+//!
+//! The registry is also where every living client can be found, to be told to leave.
+//!
+//! # Promises
+//! - Keys are random and compared in constant time; a key is found by its number, not by searching.
+//! - A request reaches the server its client holds at that moment, and that server is not lent on before it has arrived.
+//! - A client that waits for a server is cancelled where it waits.
+//!
+//! # Refuses
+//! To tell whether a key was right: a stranger learns nothing.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use subtle::ConstantTimeEq;
+use tokio::time::timeout;
+
+use crate::names::{ClientId, ClientKey};
+use crate::net::Peer;
+use crate::net::connect::{self, Tuning};
+use crate::pool::{Address, Aim, CancelTarget};
+use crate::wire::write;
+
+/// Longest a request may take to be delivered.
+const DELIVERY: Duration = Duration::from_secs(5);
+
+/// What a client may be told from outside, as bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Order {
+    /// Stop waiting for a server.
+    StopWaiting = 1,
+    /// Leave at the next transaction boundary.
+    Leave = 2,
+    /// Leave at once.
+    Die = 4,
+}
+
+/// What a client has of the servers.
+#[derive(Debug)]
+enum Holding {
+    Nothing,
+    Server(Arc<CancelTarget>),
+    Waiting,
+}
+
+/// A living client, seen from outside its task.
+#[derive(Debug)]
+pub struct ClientHandle {
+    /// Which client.
+    pub id: ClientId,
+    /// Its key.
+    pub key: ClientKey,
+    holding: Mutex<Holding>,
+    orders: AtomicU8,
+    was_cancelled: AtomicBool,
+    waker: OnceLock<Waker>,
+}
+
+impl ClientHandle {
+    fn hold(&self, holding: Holding) {
+        *self.holding.lock().unwrap_or_else(PoisonError::into_inner) = holding;
+    }
+
+    /// It waits for a server.
+    pub fn waits(&self) {
+        self.was_cancelled.store(false, Ordering::Relaxed);
+        self.orders.fetch_and(!(Order::StopWaiting as u8), Ordering::Relaxed);
+        self.hold(Holding::Waiting);
+    }
+
+    /// It has a server.
+    pub fn has(&self, target: &Arc<CancelTarget>) {
+        self.was_cancelled.store(false, Ordering::Relaxed);
+        self.hold(Holding::Server(target.clone()));
+    }
+
+    /// It has none.
+    pub fn has_nothing(&self) {
+        self.hold(Holding::Nothing);
+    }
+
+    /// Whether a request of this client has set out since it got its server.
+    pub fn was_cancelled(&self) -> bool {
+        self.was_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has been told so.
+    pub fn is_ordered(&self, order: Order) -> bool {
+        self.orders.load(Ordering::Relaxed) & order as u8 != 0
+    }
+
+    /// Whose task is to be woken by an order.
+    pub fn is_served_by(&self, waker: &Waker) {
+        let _ = self.waker.set(waker.clone());
+    }
+
+    /// Tells it.
+    pub fn order(&self, order: Order) {
+        self.orders.fetch_or(order as u8, Ordering::Relaxed);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// The living clients, by the number in their key.
+#[derive(Default)]
+pub struct Clients {
+    living: Mutex<HashMap<u32, Arc<ClientHandle>>>,
+    next: AtomicU32,
+}
+
+impl Clients {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Arc<ClientHandle>>> {
+        self.living.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Mints a key of `secret_len` random bytes, and keeps its client until the guard is dropped.
+    ///
+    /// # Errors
+    /// The system has no random bytes.
+    pub fn enter(self: &Arc<Self>, id: ClientId, secret_len: usize) -> io::Result<Entry> {
+        let mut secret = vec![0; secret_len];
+        getrandom::fill(&mut secret).map_err(|_| io::Error::from(io::ErrorKind::Unsupported))?;
+        let mut living = self.lock();
+        let number = loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            // Drivers take the number for a process ID: positive.
+            let number = number & 0x7fff_ffff;
+            if number != 0 && !living.contains_key(&number) {
+                break number;
+            }
+        };
+        let handle = Arc::new(ClientHandle {
+            id,
+            key: ClientKey::new(number, &secret),
+            holding: Mutex::new(Holding::Nothing),
+            orders: AtomicU8::new(0),
+            was_cancelled: AtomicBool::new(false),
+            waker: OnceLock::new(),
+        });
+        living.insert(number, handle.clone());
+        Ok(Entry { clients: self.clone(), handle })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Tells all of them.
+    pub fn order_all(&self, order: Order) {
+        for handle in self.lock().values() {
+            handle.order(order);
+        }
+    }
+
+    /// What a request is to be sent to, if it must be sent anywhere.
+    pub fn cancel(&self, key: &ClientKey) -> Option<Aim> {
+        let handle = self.lock().get(&key.process_id()).cloned()?;
+        if !bool::from(handle.key.secret().ct_eq(key.secret())) {
+            return None;
+        }
+        let holding = handle.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*holding {
+            Holding::Nothing => None,
+            Holding::Server(target) => {
+                handle.was_cancelled.store(true, Ordering::Relaxed);
+                Some(target.aim())
+            }
+            Holding::Waiting => {
+                handle.order(Order::StopWaiting);
+                None
+            }
+        }
+    }
+}
+
+/// A client's place among the living.
+pub struct Entry {
+    clients: Arc<Clients>,
+    /// The client.
+    pub handle: Arc<ClientHandle>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.clients.lock().remove(&self.handle.key.process_id());
+    }
+}
+
+/// Delivers a request: PostgreSQL closes the connection after it has sent the signal.
+///
+/// Cancel safe: the server is then free of it, delivered or not.
+///
+/// # Errors
+/// The server could not be reached, or did not close in time.
+pub async fn deliver(aim: Aim) -> io::Result<()> {
+    let target = aim.target();
+    let Some(key) = &target.key else { return Ok(()) };
+    let delivery = async {
+        let stream = match &target.address {
+            Address::Tcp(address) => dial(*address).await?,
+            Address::Unix(directory, port) => connect::unix(directory, *port).await?,
+        };
+        let mut peer = Peer::new(stream);
+        write::cancel_request(&mut peer.buffers.outbox, key.process_id(), key.secret());
+        peer.drain().await?;
+        while peer.fill().await? {
+            peer.buffers.inbox.clear();
+        }
+        Ok(())
+    };
+    timeout(DELIVERY, delivery).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn dial(address: SocketAddr) -> io::Result<crate::net::Stream> {
+    connect::tcp(&address.ip().to_string(), address.port(), Tuning::default()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{ServerId, ServerKey};
+
+    fn target() -> Arc<CancelTarget> {
+        let address = Address::Unix("/nowhere".into(), 1);
+        Arc::new(CancelTarget::new(ServerId(1), address, Some(ServerKey::new(1, b"abcd"))))
+    }
+
+    #[test]
+    fn only_the_right_secret_finds_the_server() {
+        let clients = Arc::new(Clients::default());
+        let entry = clients.enter(ClientId(1), 32).unwrap();
+        entry.handle.has(&target());
+
+        assert!(clients.cancel(&entry.handle.key).is_some());
+        assert!(clients.cancel(&ClientKey::new(entry.handle.key.process_id(), &[0; 32])).is_none());
+        assert!(clients.cancel(&ClientKey::new(entry.handle.key.process_id(), &[])).is_none());
+        assert!(clients.cancel(&ClientKey::new(77, entry.handle.key.secret())).is_none());
+    }
+
+    #[test]
+    fn a_server_is_aimed_at_until_the_request_has_arrived() {
+        let clients = Arc::new(Clients::default());
+        let entry = clients.enter(ClientId(1), 4).unwrap();
+        let target = target();
+        entry.handle.has(&target);
+
+        let aim = clients.cancel(&entry.handle.key).unwrap();
+        assert!(target.is_aimed_at());
+        drop(aim);
+
+        assert!(!target.is_aimed_at());
+    }
+
+    #[test]
+    fn a_client_that_waits_is_told_to_stop() {
+        let clients = Arc::new(Clients::default());
+        let entry = clients.enter(ClientId(1), 4).unwrap();
+        entry.handle.waits();
+
+        assert!(clients.cancel(&entry.handle.key).is_none());
+
+        assert!(entry.handle.is_ordered(Order::StopWaiting));
+    }
+
+    #[test]
+    fn a_client_that_has_left_is_not_found() {
+        let clients = Arc::new(Clients::default());
+        let entry = clients.enter(ClientId(1), 4).unwrap();
+        let key = entry.handle.key.clone();
+        entry.handle.has(&target());
+        drop(entry);
+
+        assert!(clients.cancel(&key).is_none());
+        assert_eq!(clients.count(), 0);
+    }
+}

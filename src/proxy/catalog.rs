@@ -1,0 +1,124 @@
+//! Which databases and users there are, and what holds for a client of both.
+//!
+//! # Promises
+//! - A client's rules are the user's where it has its own, then the database's, then the pool's defaults.
+//! - Caps are counted once for each database and user, whoever asks.
+//!
+//! # Refuses
+//! To authenticate, to open anything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::names::{Database, PoolKey, User};
+use crate::pool::{Recipe, Settings, Upstream};
+use crate::proxy::settings::{DatabaseEntry, UserEntry};
+use crate::session::Rules;
+
+/// The name of the entry for databases that have none of their own.
+const FALLBACK: &[u8] = b"*";
+
+/// Which databases and users there are.
+pub struct Catalog {
+    databases: HashMap<Vec<u8>, Place>,
+    users: HashMap<Vec<u8>, Person>,
+}
+
+/// A database, with what is counted for it.
+struct Place {
+    upstream: Arc<Upstream>,
+    settings: Settings,
+    rules: Arc<Rules>,
+    servers: Option<Arc<Semaphore>>,
+    clients: Option<Arc<Semaphore>>,
+}
+
+/// A user, with what is counted for it.
+struct Person {
+    entry: UserEntry,
+    servers: Option<Arc<Semaphore>>,
+    clients: Option<Arc<Semaphore>>,
+}
+
+/// What holds for a client of one database and user.
+pub struct Seat {
+    /// The pool its servers come from.
+    pub key: PoolKey,
+    /// What that pool is made of, if it is not there yet.
+    pub recipe: Recipe,
+    /// The rules of its conversation.
+    pub rules: Arc<Rules>,
+    /// Whether it needs no identity.
+    pub is_exempt: bool,
+    /// The caps on clients it counts against.
+    pub caps: Vec<Arc<Semaphore>>,
+}
+
+fn cap(most: Option<usize>) -> Option<Arc<Semaphore>> {
+    most.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))))
+}
+
+impl Catalog {
+    /// What configuration says.
+    pub fn new(databases: &[DatabaseEntry], users: &[UserEntry]) -> Self {
+        let place = |entry: &DatabaseEntry| Place {
+            upstream: Arc::new(entry.upstream.clone()),
+            settings: entry.pool.clone(),
+            rules: Arc::new(entry.rules.clone()),
+            servers: cap(entry.upstream.max_servers),
+            clients: cap(entry.upstream.max_clients),
+        };
+        let person = |entry: &UserEntry| Person {
+            servers: cap(entry.max_servers),
+            clients: cap(entry.max_clients),
+            entry: entry.clone(),
+        };
+        Self {
+            databases: databases.iter().map(|entry| (entry.name.as_bytes().to_vec(), place(entry))).collect(),
+            users: users.iter().map(|entry| (entry.name.as_bytes().to_vec(), person(entry))).collect(),
+        }
+    }
+
+    /// What holds for this client; `None` if there is no such database.
+    pub fn seat(&self, database: &Database, user: &User) -> Option<Seat> {
+        let place = self.databases.get(database.as_bytes()).or_else(|| self.databases.get(FALLBACK))?;
+        let person = self.users.get(user.as_bytes());
+        let forced = place.upstream.user.as_deref().map(User::from);
+        let is_forced = forced.as_ref().is_some_and(|forced| forced != user);
+        let mut settings = place.settings.clone();
+        if let Some(person) = person.filter(|_| !is_forced) {
+            settings.size = person.entry.size.unwrap_or(settings.size);
+            settings.min = person.entry.min.unwrap_or(settings.min).min(settings.size);
+        }
+        let own_mode = person.and_then(|person| person.entry.mode).filter(|mode| *mode != place.rules.mode);
+        let rules = match own_mode {
+            Some(mode) => Arc::new(Rules { mode, ..(*place.rules).clone() }),
+            None => place.rules.clone(),
+        };
+        let identity = &rules.identity;
+        let name = String::from_utf8_lossy(user.as_bytes());
+        let mine = |cap: fn(&Person) -> &Option<Arc<Semaphore>>| person.and_then(|person| cap(person).clone());
+        Some(Seat {
+            key: PoolKey { database: database.clone(), user: forced.unwrap_or_else(|| user.clone()) },
+            is_exempt: identity.exempt.iter().any(|exempt| *exempt == name),
+            recipe: Recipe {
+                upstream: place.upstream.clone(),
+                settings,
+                identity_variable: identity.enabled.then(|| identity.variable.clone()),
+                caps: place.servers.clone().into_iter().chain(mine(|person| &person.servers)).collect(),
+            },
+            caps: place.clients.clone().into_iter().chain(mine(|person| &person.clients)).collect(),
+            rules,
+        })
+    }
+
+    /// A seat for each database and user that has a minimum of servers and can log in by itself.
+    pub fn to_warm(&self) -> impl Iterator<Item = Seat> {
+        self.databases.iter().filter(|(name, _)| *name != FALLBACK).filter_map(|(name, place)| {
+            let user = User::from(place.upstream.user.as_deref()?);
+            self.seat(&Database::from(&**name), &user).filter(|seat| seat.recipe.settings.min > 0)
+        })
+    }
+}

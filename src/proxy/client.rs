@@ -1,0 +1,419 @@
+//! One client's life, top to bottom.
+//!
+//! ```text
+//! receive ─► [ idle ─► checkout ─► relay ─► release ]* ─► farewell
+//!                        pinned: idle ─► relay, on the same server
+//! ```
+//!
+//! # Promises
+//! - A server is released before the client has read its answer.
+//! - Whatever ends a client, its server is led back to `Z(I)` and cleaned, or closed; its words are never half executed
+//!   in the next client's name.
+//! - A statement none of whose words were executed is tried again on another server, and the client never knows.
+//!
+//! # Refuses
+//! To judge bytes; to find words for a client beyond [`crate::proxy::farewell`].
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::time::timeout;
+
+use crate::names::ClientId;
+use crate::net::{Peer, Stream};
+use crate::pool::Lease;
+use crate::proxy::Proxy;
+use crate::proxy::cancel::{Order, deliver};
+use crate::proxy::checkout::{NoLease, checkout};
+use crate::proxy::entrance::{Arrival, Guest, receive};
+use crate::proxy::farewell::{Denied, Ended};
+use crate::proxy::relay::{self, Lateness, Watch, relay, relay_abandoned};
+use crate::proxy::replication;
+use crate::session::exchange::Loss;
+use crate::session::idle::{self, Idle};
+use crate::session::violation::Side;
+use crate::session::{Clean, ClientState, Outcome};
+
+/// Times a turn is begun again when none of the client's words were executed.
+const TRIES: u32 = 3;
+
+/// Serves a client until it is gone.
+pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId) {
+    let remote = stream.remote().map_or_else(|_| "gone".to_owned(), |remote| remote.to_string());
+    match Box::pin(receive(&proxy, Peer::new(stream), id)).await {
+        Arrival::Cancel(key) => {
+            if let Some(aim) = proxy.clients.cancel(&key)
+                && let Err(error) = Box::pin(deliver(aim)).await
+            {
+                tracing::warn!(client = %id, %remote, %error, "cancel request could not be delivered");
+            }
+        }
+        Arrival::Lost(reason) => tracing::info!(client = %id, %remote, reason, "login abandoned"),
+        Arrival::Refused(reason) => tracing::warn!(client = %id, %remote, reason, "login refused"),
+        Arrival::Replication(pilgrim) => Box::pin(replication::serve(&proxy, *pilgrim)).await,
+        Arrival::Welcome(guest) => Client::new(proxy, guest, id, &remote).live().await,
+    }
+}
+
+/// What is looked at rarely, kept apart so that an idle client is small.
+struct Record {
+    id: ClientId,
+    remote: String,
+    since: Instant,
+    guest: Guest,
+}
+
+/// A client that has been let in.
+struct Client {
+    proxy: Arc<Proxy>,
+    record: Box<Record>,
+    /// The server it keeps although its transaction is over.
+    held: Option<Lease>,
+}
+
+/// What an idle client wants.
+enum Wish {
+    End(Ended),
+    Server,
+}
+
+impl Client {
+    fn new(proxy: Arc<Proxy>, guest: Box<Guest>, id: ClientId, remote: &str) -> Self {
+        let record = Record { id, remote: remote.to_owned(), since: Instant::now(), guest: *guest };
+        if proxy.logs_connections {
+            let Guest { user, database, .. } = &record.guest;
+            tracing::info!(client = %id, remote, %database, %user, "client connected");
+        }
+        Self { proxy, record: Box::new(record), held: None }
+    }
+
+    async fn live(mut self) {
+        let ended = loop {
+            match self.idle().await {
+                Wish::End(ended) => break ended,
+                Wish::Server => {}
+            }
+            if let Err(ended) = self.turn().await {
+                break ended;
+            }
+        };
+        self.farewell(ended).await;
+    }
+
+    /// Until there is something to do for a server.
+    async fn idle(&mut self) -> Wish {
+        match self.proxy.settings.client_idle_timeout {
+            None => self.wish().await,
+            Some(limit) => match timeout(limit, self.wish()).await {
+                Ok(wish) => wish,
+                Err(_) => Wish::End(Ended::Idle(limit)),
+            },
+        }
+    }
+
+    async fn wish(&mut self) -> Wish {
+        poll_fn(|cx| self.poll_wish(cx)).await
+    }
+
+    fn poll_wish(&mut self, cx: &mut Context<'_>) -> Poll<Wish> {
+        let Guest { peer, state, entry, .. } = &mut self.record.guest;
+        let handle = &entry.handle;
+        handle.is_served_by(cx.waker());
+        loop {
+            match idle::answer(state, &mut peer.buffers, self.held.is_some()) {
+                Ok(Idle::Left) => return Poll::Ready(Wish::End(Ended::ClientLeft)),
+                Ok(Idle::NeedMore) => {}
+                Ok(Idle::NeedServer) => return Poll::Ready(Wish::Server),
+                Err(violation) => return Poll::Ready(Wish::End(Ended::ClientViolation(violation))),
+            }
+            if handle.is_ordered(Order::Leave) || handle.is_ordered(Order::Die) {
+                return Poll::Ready(Wish::End(Ended::Drained));
+            }
+            let mut moved = false;
+            if let Some(server) = &mut self.held {
+                match hear_held(server, peer, state, cx) {
+                    Ok(heard) => moved |= heard,
+                    Err(ended) => return Poll::Ready(Wish::End(ended)),
+                }
+            }
+            if peer.poll_drain(cx).is_err() {
+                return Poll::Ready(Wish::End(Ended::ClientGone));
+            }
+            if peer.has_room() {
+                match peer.poll_fill(cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(true)) => moved = true,
+                    Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Wish::End(Ended::ClientGone)),
+                }
+            }
+            if !moved {
+                peer.give_up();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// One turn with a server: usually one transaction.
+    async fn turn(&mut self) -> Result<(), Ended> {
+        for attempt in 1..=TRIES {
+            let Some(lease) = self.lease().await? else { return Ok(()) };
+            match self.talk(lease).await? {
+                Spoken::Done => return Ok(()),
+                Spoken::Nothing(_) if self.was_cancelled() => {
+                    self.deny(&Denied::Cancelled);
+                    return Ok(());
+                }
+                Spoken::Nothing(sqlstate) if attempt == TRIES => {
+                    tracing::error!(client = %self.record.id, pool = %self.pool(), ?sqlstate, "prelude failed");
+                    self.deny(&Denied::Prelude(sqlstate));
+                }
+                Spoken::Nothing(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn was_cancelled(&self) -> bool {
+        self.record.guest.entry.handle.was_cancelled()
+    }
+
+    fn pool(&self) -> &crate::names::PoolKey {
+        self.record.guest.member.pool().key()
+    }
+
+    /// Answers what is at the front of the inbox with an error; the session goes on.
+    fn deny(&mut self, denied: &Denied) {
+        let Guest { peer, state, .. } = &mut self.record.guest;
+        idle::deny(state, &mut peer.buffers, |outbox| denied.write("ERROR", outbox));
+    }
+
+    /// The server it keeps, or one of its pool's; `None` if it has been told why there is none.
+    async fn lease(&mut self) -> Result<Option<Lease>, Ended> {
+        if let Some(lease) = self.held.take() {
+            return Ok(Some(lease));
+        }
+        let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
+        match checkout(member.pool(), peer, &entry.handle, state).await {
+            Ok(lease) => return Ok(Some(lease)),
+            Err(NoLease::ClientGone) => return Err(Ended::ClientGone),
+            Err(NoLease::Ordered) => return Err(Ended::Drained),
+            Err(NoLease::Cancelled) => self.deny(&Denied::Cancelled),
+            Err(NoLease::Checkout(error)) => {
+                let denied = Denied::Checkout(error);
+                tracing::warn!(client = %self.record.id, pool = %self.pool(), reason = %denied, "no server for a client");
+                self.deny(&denied);
+            }
+        }
+        self.record.guest.entry.handle.has_nothing();
+        Ok(None)
+    }
+
+    /// Moves bytes until the turn is over, and gives the server back.
+    async fn talk(&mut self, mut lease: Lease) -> Result<Spoken, Ended> {
+        let began = Instant::now();
+        let Guest { peer, state, entry, .. } = &mut self.record.guest;
+        let server = &mut *lease;
+        let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
+        server.exchange.begin(state, told, &mut server.state, outbox);
+        let mut watch = Watch::new(&state.rules);
+        let result = loop {
+            let result = relay(peer, state, server, &entry.handle, &mut watch).await;
+            if matches!(result, Err(relay::Ended::Late(Lateness::Query))) {
+                // The server says 57014 itself; the session goes on.
+                watch.forgive_query();
+                let aim = server.cancel.aim();
+                drop(tokio::spawn(async move { drop(deliver(aim).await) }));
+                continue;
+            }
+            break result;
+        };
+        match result {
+            Ok(outcome) => self.conclude(outcome, lease, began).await,
+            Err(ended) => self.interrupted(ended, lease).await,
+        }
+    }
+
+    async fn conclude(&mut self, outcome: Outcome, lease: Lease, began: Instant) -> Result<Spoken, Ended> {
+        match outcome {
+            Outcome::ClientLeft => {
+                self.abandon(lease);
+                return Err(Ended::ClientLeft);
+            }
+            Outcome::Held => self.held = Some(lease),
+            Outcome::Lost(loss) => return self.lost(loss, lease),
+            Outcome::Settled(clean) => self.give_back(lease, clean),
+            Outcome::Unwound(sqlstate, clean) => {
+                // Read before the server is anyone's again: a cancel after this is not for this turn.
+                let was_cancelled = self.was_cancelled();
+                self.give_back(lease, clean);
+                if was_cancelled {
+                    self.deny(&Denied::Cancelled);
+                    return Ok(Spoken::Done);
+                }
+                return Ok(Spoken::Nothing(sqlstate));
+            }
+        }
+        self.note_slow(began);
+        Ok(Spoken::Done)
+    }
+
+    fn give_back(&self, lease: Lease, clean: Clean) {
+        self.record.guest.entry.handle.has_nothing();
+        lease.release(clean);
+    }
+
+    fn note_slow(&self, began: Instant) {
+        let Some(limit) = self.record.guest.state.rules.slow_transaction else { return };
+        let took = began.elapsed();
+        if took >= limit {
+            tracing::warn!(client = %self.record.id, pool = %self.pool(), seconds = took.as_secs_f64(), "slow transaction");
+        }
+    }
+
+    /// The server cannot be used again, and said so or made it so.
+    fn lost(&mut self, loss: Loss, lease: Lease) -> Result<Spoken, Ended> {
+        let (pool, server) = (self.pool(), lease.id());
+        tracing::warn!(client = %self.record.id, %pool, %server, ?loss, "server lost");
+        self.record.guest.entry.handle.has_nothing();
+        let may_have_run = lease.exchange.may_have_run();
+        drop(lease);
+        let had_pins = !self.record.guest.state.pins.is_empty();
+        match loss {
+            Loss::Fatal { is_told: true } => Err(Ended::ServerFatal),
+            _ if had_pins => Err(Ended::ServerGone),
+            Loss::Fatal { is_told: false } if !may_have_run => Ok(Spoken::Nothing(None)),
+            Loss::Clean | Loss::Fatal { .. } | Loss::Tainted => Ok(Spoken::Done),
+        }
+    }
+
+    /// The relay stopped without an outcome.
+    async fn interrupted(&mut self, ended: relay::Ended, lease: Lease) -> Result<Spoken, Ended> {
+        match ended {
+            relay::Ended::Client(_) => {
+                self.abandon(lease);
+                Err(Ended::ClientGone)
+            }
+            relay::Ended::Late(lateness) => {
+                self.abandon(lease);
+                Err(match lateness {
+                    Lateness::IdleInTransaction => Ended::IdleInTransaction,
+                    Lateness::Query | Lateness::Transaction => Ended::TransactionTimeout,
+                })
+            }
+            relay::Ended::Ordered => {
+                self.abandon(lease);
+                Err(Ended::Drained)
+            }
+            relay::Ended::Server(error) => {
+                let (pool, server) = (self.pool(), lease.id());
+                tracing::warn!(client = %self.record.id, %pool, %server, %error, "server gone");
+                let is_safe = !lease.exchange.may_have_run() && self.record.guest.state.pins.is_empty();
+                let is_between = lease.exchange.is_between_frames();
+                self.record.guest.entry.handle.has_nothing();
+                drop(lease);
+                match (is_safe, is_between) {
+                    (true, _) => Ok(Spoken::Nothing(None)),
+                    (false, true) => Err(Ended::ServerGone),
+                    (false, false) => Err(Ended::ClientGone),
+                }
+            }
+            relay::Ended::Violation(violation) => match violation.side() {
+                Side::Client => {
+                    self.abandon(lease);
+                    Err(Ended::ClientViolation(violation))
+                }
+                Side::Server => {
+                    tracing::error!(pool = %self.pool(), server = %lease.id(), %violation, "server broke the protocol");
+                    self.record.guest.entry.handle.has_nothing();
+                    drop(lease);
+                    Err(Ended::ServerViolation(violation))
+                }
+            },
+        }
+    }
+
+    /// Leads a server back that its client has left, in a task of its own.
+    fn abandon(&mut self, mut lease: Lease) {
+        self.record.guest.entry.handle.has_nothing();
+        let is_busy = lease.exchange.is_busy();
+        let server = &mut *lease;
+        if !server.exchange.abandon(&mut server.peer.buffers.outbox) {
+            return;
+        }
+        let state = self.leave_state();
+        let aim = is_busy.then(|| lease.cancel.aim());
+        self.proxy.drain.clone().track(async move { Box::pin(recover(lease, state, aim)).await });
+    }
+
+    /// The client's side of the conversation, for whoever finishes it.
+    fn leave_state(&mut self) -> ClientState {
+        let guest = &mut self.record.guest;
+        let blank = guest.state.blank();
+        std::mem::replace(&mut guest.state, blank)
+    }
+
+    async fn farewell(mut self, ended: Ended) {
+        if let Some(lease) = self.held.take() {
+            self.abandon(lease);
+        }
+        let Record { id, remote, since, guest } = *self.record;
+        if self.proxy.logs_connections {
+            let Guest { user, database, .. } = &guest;
+            let (received, sent) = guest.peer.traffic();
+            let seconds = since.elapsed().as_secs_f64();
+            tracing::info!(client = %id, remote, %database, %user, reason = %ended, seconds, received, sent, "client disconnected");
+        }
+        let mut peer = guest.peer;
+        drop(guest.permits);
+        if let Some(report) = ended.report() {
+            report.write(&mut peer.buffers.outbox);
+        }
+        // Its last words are owed to the client, but not for ever.
+        let _ = timeout(self.proxy.settings.login_timeout, peer.close()).await;
+    }
+}
+
+/// What came of a turn.
+enum Spoken {
+    /// The client's words went through.
+    Done,
+    /// None of them were executed.
+    Nothing(Option<[u8; 5]>),
+}
+
+/// What a held server says while its client is quiet: notifications, notices, or that it is going away.
+fn hear_held(lease: &mut Lease, peer: &mut Peer, state: &mut ClientState, cx: &mut Context<'_>) -> Result<bool, Ended> {
+    let server = &mut **lease;
+    let heard = match server.peer.poll_fill(cx) {
+        Poll::Pending => return Ok(false),
+        Poll::Ready(Ok(heard)) => heard,
+        Poll::Ready(Err(_)) => return Err(Ended::ServerGone),
+    };
+    let (ours, theirs) = (&mut peer.buffers, &mut server.peer.buffers);
+    match server.exchange.advance(state, ours, &mut server.state, theirs) {
+        Ok(Some(Outcome::Lost(_))) => Err(Ended::ServerFatal),
+        Ok(_) if heard => Ok(true),
+        Ok(_) => Err(Ended::ServerGone),
+        Err(violation) => Err(Ended::ServerViolation(violation)),
+    }
+}
+
+/// Cancels what runs, rolls back what is open, sweeps what is left; a server that will not come back in time is closed.
+async fn recover(mut lease: Lease, mut state: ClientState, aim: Option<crate::pool::Aim>) {
+    let limit = lease.pool().settings().clean_timeout;
+    let result = timeout(limit, async {
+        let cancelled = async {
+            if let Some(aim) = aim {
+                let _ = deliver(aim).await;
+            }
+        };
+        tokio::join!(cancelled, relay_abandoned(&mut state, &mut lease)).1
+    })
+    .await;
+    match result {
+        Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, clean))) => lease.release(clean),
+        result => tracing::debug!(server = %lease.id(), ?result, "abandoned server closed"),
+    }
+}

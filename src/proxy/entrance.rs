@@ -1,0 +1,321 @@
+//! A client's way in, driven: who it is, which pool it belongs to, what it is told first.
+//!
+//! # Promises
+//! - The deadline covers the first byte: a client that says nothing is gone when it is over.
+//! - An unknown database is told as such only to those who are let in without proof; to others it is a wrong password.
+//! - Startup settings are tried on a server before the client is let in, once for each set of them.
+//!
+//! # Refuses
+//! To serve: what comes out is a [`Guest`], ready to speak.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use crate::auth::{Credential, Method, Verifier};
+use crate::names::{ClientId, ClientKey, Database, Printable, User};
+use crate::net::Peer;
+use crate::pool::Member;
+use crate::proxy::Proxy;
+use crate::proxy::cancel::Entry;
+use crate::proxy::catalog::Seat;
+use crate::proxy::checkout::{NoLease, checkout};
+use crate::proxy::farewell::Denied;
+use crate::proxy::relay::{Watch, relay};
+use crate::session::opening::{self, LoginRequest, Opening, OpeningError, Proof, Step, Tls};
+use crate::session::violation::Report;
+use crate::session::{ClientState, Identity, Outcome, Parameters, Rules, Values};
+use crate::wire::startup::Replication;
+
+/// A client that has been let in.
+pub(super) struct Guest {
+    pub(super) peer: Peer,
+    pub(super) state: ClientState,
+    pub(super) entry: Entry,
+    pub(super) member: Member,
+    pub(super) user: User,
+    pub(super) database: Database,
+    /// Its places under the caps on clients.
+    pub(super) permits: Vec<OwnedSemaphorePermit>,
+}
+
+/// How a client's way in ended.
+pub(super) enum Arrival {
+    /// It wanted somebody's query cancelled.
+    Cancel(ClientKey),
+    /// It went away, or took too long, or broke the protocol; it has been told what there was to tell.
+    Lost(&'static str),
+    /// It is not let in; it has been told why.
+    Refused(String),
+    /// It wants to speak the replication protocol: one to one.
+    Replication(Box<Pilgrim>),
+    /// It is let in.
+    Welcome(Box<Guest>),
+}
+
+/// A client of the replication protocol, authenticated.
+pub(super) struct Pilgrim {
+    pub(super) peer: Peer,
+    pub(super) request: LoginRequest,
+    pub(super) seat: Seat,
+    pub(super) credential: Option<Credential>,
+    pub(super) entry: Entry,
+}
+
+/// Who has proved what.
+struct Proven {
+    request: LoginRequest,
+    seat: Option<Seat>,
+    credential: Option<Credential>,
+    suffix: Option<Vec<u8>>,
+}
+
+/// Lets a client in, or not.
+///
+/// Not cancel safe: what has been read is lost with the peer.
+pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) -> Arrival {
+    let proven = match timeout(proxy.settings.login_timeout, open(proxy, &mut peer)).await {
+        Ok(Ok(proven)) => proven,
+        Ok(Err(arrival)) => {
+            let _ = timeout(proxy.settings.login_timeout, peer.close()).await;
+            return arrival;
+        }
+        Err(_) => return Arrival::Lost("login_timeout"),
+    };
+    let who = format!("{}/{}", proven.request.database, proven.request.user);
+    match admit(proxy, &mut peer, id, proven).await {
+        Ok(Admitted::Guest { state, entry, member, user, database, permits }) => {
+            peer.give_up();
+            Arrival::Welcome(Box::new(Guest { peer, state, entry, member, user, database, permits }))
+        }
+        Ok(Admitted::Pilgrim { request, seat, credential, entry }) => {
+            Arrival::Replication(Box::new(Pilgrim { peer, request, seat, credential, entry }))
+        }
+        Err(None) => Arrival::Lost("client_gone"),
+        Err(Some(denied)) => {
+            denied.write("FATAL", &mut peer.buffers.outbox);
+            let _ = timeout(proxy.settings.login_timeout, peer.close()).await;
+            Arrival::Refused(format!("{who}: {denied}"))
+        }
+    }
+}
+
+/// From the first byte to the proof.
+async fn open(proxy: &Proxy, peer: &mut Peer) -> Result<Proven, Arrival> {
+    let settings = opening::Settings { salts: proxy.salts.clone(), tls: Tls::Unavailable };
+    let mut opening = Opening::new(settings);
+    let mut proven = None;
+    loop {
+        let buffers = &mut peer.buffers;
+        let step = opening.on_input(&mut buffers.inbox, &mut buffers.outbox);
+        match step.map_err(|error| refuse(peer, &error))? {
+            Step::Cancel(key) => return Err(Arrival::Cancel(key)),
+            Step::Encryption(_) => {
+                let declined = opening.decline_encryption(&mut peer.buffers.outbox);
+                declined.map_err(|error| refuse(peer, &error))?;
+            }
+            Step::LookUp(request) => {
+                let (method, verifier, found) = look_up(proxy, request);
+                let answered = opening.on_verifier(method, verifier.clone(), &mut peer.buffers.outbox);
+                answered.map_err(|error| refuse(peer, &error))?;
+                proven = Some((found, verifier));
+            }
+            Step::NeedMore => {
+                peer.drain().await.map_err(|_| Arrival::Lost("client_gone"))?;
+                if !peer.fill().await.map_err(|_| Arrival::Lost("client_gone"))? {
+                    return Err(Arrival::Lost("client_gone"));
+                }
+            }
+            Step::Proven(proof) => {
+                let Some((mut found, verifier)) = proven else { return Err(Arrival::Lost("client_gone")) };
+                found.credential = credential(&proof, verifier);
+                return Ok(found);
+            }
+        }
+    }
+}
+
+fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
+    let report =
+        Report { severity: "FATAL", sqlstate: error.sqlstate(), message: error.to_string(), hint: error.hint() };
+    report.write(&mut peer.buffers.outbox);
+    Arrival::Refused(Printable(error.to_string().as_bytes()).to_string())
+}
+
+/// How this user proves itself. Where there is no such database there is no such user either, for all anyone can tell.
+fn look_up(proxy: &Proxy, mut request: LoginRequest) -> (Method, Option<Verifier>, Proven) {
+    let mut verifier = proxy.verifiers.find(request.user.as_bytes());
+    let mut seat = proxy.catalog.seat(&request.database, &request.user);
+    let takes_suffix = seat.as_ref().is_some_and(|seat| seat.rules.identity.from_user_suffix);
+    let mut suffix = None;
+    if verifier.is_none()
+        && takes_suffix
+        && let Some(dot) = request.user.as_bytes().iter().position(|byte| *byte == b'.')
+    {
+        let (name, rest) = request.user.as_bytes().split_at(dot);
+        suffix = rest.get(1..).map(<[u8]>::to_vec);
+        let name = User::from(name);
+        verifier = proxy.verifiers.find(name.as_bytes());
+        seat = proxy.catalog.seat(&request.database, &name);
+        request.user = name;
+    }
+    let method = proxy.settings.auth;
+    if seat.is_none() {
+        verifier = None;
+    }
+    (method, verifier, Proven { request, seat, credential: None, suffix })
+}
+
+/// What servers of this user will take from us: the best that is known.
+fn credential(proof: &Proof, verifier: Option<Verifier>) -> Option<Credential> {
+    match verifier {
+        Some(Verifier::Plaintext(plain)) => Some(Credential::Password(plain.password().clone())),
+        Some(Verifier::Md5(hash)) => Some(proof.credential().unwrap_or(Credential::Md5(hash))),
+        _ => proof.credential(),
+    }
+}
+
+#[expect(clippy::large_enum_variant, reason = "made once for each client and taken apart at once")]
+enum Admitted {
+    Guest {
+        state: ClientState,
+        entry: Entry,
+        member: Member,
+        user: User,
+        database: Database,
+        permits: Vec<OwnedSemaphorePermit>,
+    },
+    Pilgrim { request: LoginRequest, seat: Seat, credential: Option<Credential>, entry: Entry },
+}
+
+/// From the proof to the welcome. `None`: the client is gone.
+async fn admit(
+    proxy: &Arc<Proxy>,
+    peer: &mut Peer,
+    id: ClientId,
+    proven: Proven,
+) -> Result<Admitted, Option<Denied>> {
+    let Proven { request, seat, credential, suffix } = proven;
+    let unknown = || Denied::UnknownDatabase(request.database.to_string());
+    let seat = seat.ok_or_else(unknown)?;
+    let permits = places(proxy, &seat)?;
+    let entry = proxy.clients.enter(id, request.cancel_secret_len()).map_err(|_| None)?;
+    if request.replication != Replication::None {
+        return Ok(Admitted::Pilgrim { request, seat, credential, entry });
+    }
+    let identity = startup_identity(&seat.rules, &request, suffix.as_deref())?;
+    let startup = startup_values(proxy, &seat.rules, &request);
+    let pool = proxy.pools.pool(&seat.key, || seat.recipe);
+    if let Some(credential) = credential {
+        pool.learn(credential);
+    }
+    let member = pool.join();
+    let statements = proxy.statements.clone();
+    let mut state =
+        ClientState::new(seat.rules, identity, seat.is_exempt, startup, Parameters::default(), statements);
+    match (pool.baseline(), pool.accepted(&state.startup)) {
+        (Some(baseline), Some(accepted)) => adopt(&mut state, accepted, baseline),
+        _ => try_settings(peer, &mut state, &entry, &member).await?,
+    }
+    opening::welcome(&mut peer.buffers.outbox, state.told.iter(), &entry.handle.key);
+    peer.drain().await.map_err(|_| None)?;
+    Ok(Admitted::Guest { state, entry, member, user: request.user, database: request.database, permits })
+}
+
+/// Places under every cap on clients.
+fn places(proxy: &Proxy, seat: &Seat) -> Result<Vec<OwnedSemaphorePermit>, Denied> {
+    let caps = std::iter::once(&proxy.places).chain(&seat.caps);
+    caps.map(|cap| cap.clone().try_acquire_owned().map_err(|_| Denied::TooManyClients)).collect()
+}
+
+/// Settings a server has accepted before, and what it will report with them.
+fn adopt(state: &mut ClientState, accepted: Values, baseline: Parameters) {
+    let mut told = baseline;
+    for (name, value) in accepted.iter() {
+        if told.value(name).is_some() {
+            told.set(name, value);
+        }
+    }
+    state.told = told;
+    state.wanted = accepted.clone();
+    state.startup = accepted;
+}
+
+/// Tries the client's settings on a server, which also says what it reports.
+async fn try_settings(
+    peer: &mut Peer,
+    state: &mut ClientState,
+    entry: &Entry,
+    member: &Member,
+) -> Result<(), Option<Denied>> {
+    let pool = member.pool();
+    let handle = &entry.handle;
+    let mut unwound = 0;
+    loop {
+        let mut lease = checkout(pool, peer, handle, state).await.map_err(|none| match none {
+            NoLease::Cancelled => Some(Denied::Cancelled),
+            NoLease::Checkout(error) => Some(Denied::Checkout(error)),
+            NoLease::ClientGone | NoLease::Ordered => None,
+        })?;
+        let server = &mut *lease;
+        let mut said = BytesMut::new();
+        server.exchange.begin_trial(state, &mut said, &mut server.state, &mut server.peer.buffers.outbox);
+        let mut watch = Watch::new(&Rules::default());
+        let outcome = relay(peer, state, server, handle, &mut watch).await;
+        handle.has_nothing();
+        // What the server reported goes into the welcome, not before it.
+        peer.buffers.outbox.clear();
+        match outcome {
+            Ok(Outcome::Settled(clean)) => {
+                pool.accept(&state.startup);
+                lease.release(clean);
+                return Ok(());
+            }
+            Ok(Outcome::Held) => return Ok(()),
+            Ok(Outcome::Unwound(_, clean)) => {
+                let words = server.exchange.take_failure();
+                lease.release(clean);
+                return Err(Some(Denied::Settings(words)));
+            }
+            Err(crate::proxy::relay::Ended::Client(_) | crate::proxy::relay::Ended::Ordered) => return Err(None),
+            Ok(Outcome::ClientLeft) => return Err(None),
+            _ if unwound < 3 => unwound += 1,
+            _ => return Err(Some(Denied::Prelude(None))),
+        }
+    }
+}
+
+/// Who the startup packet says the user is, by the channels that are open.
+fn startup_identity(
+    rules: &Rules,
+    request: &LoginRequest,
+    suffix: Option<&[u8]>,
+) -> Result<Option<Identity>, Denied> {
+    let settings = &rules.identity;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let is_variable = |name: &[u8]| name.eq_ignore_ascii_case(settings.variable.as_bytes());
+    let stated = request.parameters.iter().rev().find(|(name, _)| is_variable(name)).map(|(_, value)| &**value);
+    let stated = stated.filter(|value| !value.is_empty());
+    if stated.is_some() && !settings.from_startup {
+        return Err(Denied::IdentityPattern);
+    }
+    let login = settings.from_login_role.then(|| request.user.as_bytes());
+    match suffix.or(stated).or(login) {
+        None => Ok(None),
+        Some(value) => Identity::new(value, &settings.pattern).map(Some).ok_or(Denied::IdentityPattern),
+    }
+}
+
+/// The settings a client's startup packet asks for, the identity and the ignored ones left out.
+fn startup_values(proxy: &Proxy, rules: &Rules, request: &LoginRequest) -> Values {
+    let identity = &rules.identity;
+    let is_ours = |name: &[u8]| identity.enabled && name.eq_ignore_ascii_case(identity.variable.as_bytes());
+    let ignored = &proxy.settings.ignore_startup_parameters;
+    let is_ignored = |name: &[u8]| ignored.iter().any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()));
+    let parameters = request.parameters.iter().map(|(name, value)| (&**name, &**value));
+    parameters.filter(|(name, _)| !is_ours(name) && !is_ignored(name)).collect()
+}

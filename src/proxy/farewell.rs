@@ -1,0 +1,214 @@
+//! How a client's life ended, or its turn, and what is said about it.
+//!
+//! Errors arise in five layers and are heard by several audiences: the client, the log, the metrics. This is the only place
+//! above `session` that finds words for a client, so that what leaks can be reviewed by reading one file.
+//!
+//! # Promises
+//! - A client is told only what is listed here, with the SQLSTATE PostgreSQL itself would use.
+//! - What the server said when it refused a connection is passed on: it is the client's database.
+//!
+//! # Refuses
+//! To pass a `Display` of anything else through to a client.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use crate::names::Printable;
+use crate::pool::{CheckoutError, ConnectError};
+use crate::session::violation::{Report, Violation, sqlstate};
+use crate::wire::write;
+
+/// How a client's life ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It closed its connection without a word.
+    ClientGone,
+    /// It said Terminate.
+    ClientLeft,
+    /// It broke the protocol.
+    ClientViolation(Violation),
+    /// We are going away.
+    Drained,
+    /// It said nothing for too long.
+    Idle(Duration),
+    /// It said nothing for too long inside a transaction.
+    IdleInTransaction,
+    /// The server went away in the middle of its words.
+    ServerGone,
+    /// The server said so itself; the client has its words.
+    ServerFatal,
+    /// The server broke the protocol.
+    ServerViolation(Violation),
+    /// Its transaction took too long.
+    TransactionTimeout,
+}
+
+impl Ended {
+    /// The word for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ClientGone => "client_gone",
+            Self::ClientLeft => "client_left",
+            Self::ClientViolation(_) => "client_protocol_violation",
+            Self::Drained => "shutdown",
+            Self::Idle(_) => "client_idle_timeout",
+            Self::IdleInTransaction => "idle_transaction_timeout",
+            Self::ServerGone => "server_gone",
+            Self::ServerFatal => "server_fatal",
+            Self::ServerViolation(_) => "server_protocol_violation",
+            Self::TransactionTimeout => "transaction_timeout",
+        }
+    }
+
+    /// What the client is told, if it can still be told anything.
+    pub fn report(&self) -> Option<Report> {
+        let (sqlstate, message): (_, String) = match self {
+            Self::ClientGone | Self::ClientLeft | Self::ServerFatal => return None,
+            Self::ClientViolation(violation) => (sqlstate::PROTOCOL_VIOLATION, violation.to_string()),
+            Self::Drained => {
+                (sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command".into())
+            }
+            Self::Idle(_) => {
+                (sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout".into())
+            }
+            Self::IdleInTransaction => (
+                sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout".into(),
+            ),
+            Self::ServerGone => {
+                (sqlstate::CONNECTION_FAILURE, "server closed the connection unexpectedly".into())
+            }
+            Self::ServerViolation(_) => {
+                (sqlstate::CONNECTION_FAILURE, "server connection was lost to a protocol error".into())
+            }
+            Self::TransactionTimeout => {
+                (sqlstate::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout".into())
+            }
+        };
+        Some(Report { severity: "FATAL", sqlstate, message, hint: None })
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClientViolation(violation) | Self::ServerViolation(violation) => {
+                write!(f, "{}: {violation}", self.reason())
+            }
+            _ => f.write_str(self.reason()),
+        }
+    }
+}
+
+/// Why a client was not let in, or a turn of its could not be had.
+#[derive(Debug)]
+pub enum Denied {
+    /// No server.
+    Checkout(CheckoutError),
+    /// Its own cancel request found it waiting.
+    Cancelled,
+    /// A value for the identity that its pattern does not allow, at startup.
+    IdentityPattern,
+    /// The prelude failed, twice; the server's code for it.
+    Prelude(Option<[u8; 5]>),
+    /// Its startup settings were refused by the server, with these words.
+    Settings(Box<[u8]>),
+    /// As many clients as may be.
+    TooManyClients,
+    /// There is no such database.
+    UnknownDatabase(String),
+}
+
+impl Denied {
+    /// Tells the client, with this severity.
+    pub fn write(&self, severity: &'static str, outbox: &mut BytesMut) {
+        match self {
+            Self::Checkout(CheckoutError::Connect(error)) => write_connect_error(severity, error, outbox),
+            Self::Settings(body) if !body.is_empty() => {
+                let text = crate::wire::control::ErrorFields::read(body);
+                let state = text.as_ref().and_then(|fields| fields.sqlstate).unwrap_or(*b"22023");
+                let message = text.map(|fields| Printable(fields.message).to_string()).unwrap_or_default();
+                let state = String::from_utf8_lossy(&state);
+                write::error_response(outbox, severity, &state, &message, None, None);
+            }
+            _ => {
+                let report = self.report(severity);
+                report.write(outbox);
+            }
+        }
+    }
+
+    /// The words, where they are our own.
+    pub fn report(&self, severity: &'static str) -> Report {
+        let (sqlstate, message, hint) = match self {
+            Self::Cancelled => {
+                (sqlstate::QUERY_CANCELED, "canceling statement due to user request".to_owned(), None)
+            }
+            Self::Checkout(CheckoutError::Closed) => {
+                (sqlstate::ADMIN_SHUTDOWN, "the pool is being closed".to_owned(), None)
+            }
+            Self::Checkout(CheckoutError::Connect(error)) => {
+                (sqlstate::CONNECTION_FAILURE, error.to_string(), None)
+            }
+            Self::Checkout(CheckoutError::QueueFull(most)) => (
+                sqlstate::TOO_MANY_CONNECTIONS,
+                format!("pool is exhausted: {most} clients are already waiting for a server"),
+                Some("Raise pool.size or pool.max_waiting, or shorten transactions."),
+            ),
+            Self::Checkout(CheckoutError::TimedOut(limit)) => (
+                sqlstate::TOO_MANY_CONNECTIONS,
+                format!("no server became free within {limit:?}"),
+                Some("Every server of the pool was busy. Raise pool.size or pool.acquire_timeout, or shorten transactions."),
+            ),
+            Self::IdentityPattern => (
+                sqlstate::INVALID_PARAMETER_VALUE,
+                "invalid value for the identity of this connection".to_owned(),
+                Some("The value must match identity.pattern; by default it is a UUID."),
+            ),
+            Self::Prelude(_) => (
+                sqlstate::CONNECTION_FAILURE,
+                "the session could not be prepared on the server; nothing was executed".to_owned(),
+                Some("The server refused the settings or the identity of this connection; its log says why. It is safe to try again."),
+            ),
+            Self::Settings(_) => {
+                (sqlstate::INVALID_PARAMETER_VALUE, "invalid startup parameters".to_owned(), None)
+            }
+            Self::TooManyClients => (
+                sqlstate::TOO_MANY_CONNECTIONS,
+                "sorry, too many clients already".to_owned(),
+                Some("Raise listen.max_clients, or the max_clients of the database or user."),
+            ),
+            Self::UnknownDatabase(name) => ("3D000", format!("database \"{name}\" does not exist"), None),
+        };
+        Report { severity, sqlstate, message, hint }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Checkout(CheckoutError::Connect(error)) => error.fmt(f),
+            Self::Settings(body) => match crate::wire::control::ErrorFields::read(body) {
+                Some(fields) => Printable(fields.message).fmt(f),
+                None => f.write_str("invalid startup parameters"),
+            },
+            _ => f.write_str(&self.report("ERROR").message),
+        }
+    }
+}
+
+/// The server's own words where it had any, under the severity of the moment.
+fn write_connect_error(severity: &'static str, error: &ConnectError, outbox: &mut BytesMut) {
+    let code = error.sqlstate();
+    match error.server_error() {
+        Some(server) => {
+            let message = Printable(&server.message).to_string();
+            let detail = server.detail.as_ref().map(|detail| Printable(detail).to_string());
+            let hint = server.hint.as_ref().map(|hint| Printable(hint).to_string());
+            write::error_response(outbox, severity, &code, &message, detail.as_deref(), hint.as_deref());
+        }
+        None => write::error_response(outbox, severity, &code, &error.to_string(), None, None),
+    }
+}

@@ -1,0 +1,175 @@
+//! Moving bytes until the server can be given back.
+//!
+//! The hot path. One task for each client, one `poll_fn`, four polls: nothing that matters lives only in a future.
+//!
+//! # Rules
+//! - No allocation in steady state, no `String`, no lock, no timer for each message, no log above `trace!`.
+//! - A full outbox stops the opposite inbox from being filled; the drains are never stopped. Both sides can therefore
+//!   block on us without our blocking on either.
+//! - The server is told before it is heard, and given back before the client has read its answer.
+//!
+//! Cancel safe: the state is in the peers and in the exchange.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::net::Peer;
+use crate::pool::Server;
+use crate::proxy::cancel::{ClientHandle, Order};
+use crate::session::violation::Violation;
+use crate::session::{ClientState, Exchange, Outcome, Rules};
+use crate::wire::Buffers;
+
+/// Why the relay stopped without an outcome.
+#[derive(Debug)]
+pub enum Ended {
+    /// The client is gone.
+    Client(io::Error),
+    /// Something took too long.
+    Late(Lateness),
+    /// It was told to die.
+    Ordered,
+    /// The server is gone.
+    Server(io::Error),
+    /// Somebody broke the protocol.
+    Violation(Violation),
+}
+
+/// What took too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lateness {
+    /// The client, inside a transaction.
+    IdleInTransaction,
+    /// The server, with a query.
+    Query,
+    /// Both, with a transaction.
+    Transaction,
+}
+
+/// Moves bytes between a client and its server until the exchange has come to something.
+///
+/// # Errors
+/// See [`Ended`].
+pub async fn relay(
+    client: &mut Peer,
+    state: &mut ClientState,
+    server: &mut Server,
+    handle: &ClientHandle,
+    watch: &mut Watch,
+) -> Result<Outcome, Ended> {
+    poll_fn(|cx| {
+        loop {
+            let mut moved = false;
+            if server.peer.has_room() {
+                moved |= fill(client, cx).map_err(Ended::Client)?;
+            }
+            if client.has_room() {
+                moved |= fill(&mut server.peer, cx).map_err(Ended::Server)?;
+            }
+            let (ours, theirs) = (&mut client.buffers, &mut server.peer.buffers);
+            let outcome = server.exchange.advance(state, ours, &mut server.state, theirs).map_err(Ended::Violation)?;
+            moved |= server.peer.poll_drain(cx).map_err(Ended::Server)?;
+            if let Some(outcome) = outcome {
+                return Poll::Ready(Ok(outcome));
+            }
+            moved |= client.poll_drain(cx).map_err(Ended::Client)?;
+            if !moved {
+                return watch.poll(cx, &server.exchange, handle).map(Err);
+            }
+        }
+    })
+    .await
+}
+
+/// Reads once; whether anything came.
+fn fill(peer: &mut Peer, cx: &mut Context<'_>) -> io::Result<bool> {
+    match peer.poll_fill(cx)? {
+        Poll::Pending => Ok(false),
+        Poll::Ready(true) => Ok(true),
+        Poll::Ready(false) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// The same without a client: what the server says to it goes nowhere.
+///
+/// # Errors
+/// The server is gone, or broke the protocol.
+pub async fn relay_abandoned(state: &mut ClientState, server: &mut Server) -> Result<Outcome, Ended> {
+    let mut nobody = Buffers::default();
+    poll_fn(|cx| {
+        loop {
+            let mut moved = fill(&mut server.peer, cx).map_err(Ended::Server)?;
+            let theirs = &mut server.peer.buffers;
+            let outcome =
+                server.exchange.advance(state, &mut nobody, &mut server.state, theirs).map_err(Ended::Violation)?;
+            nobody.outbox.clear();
+            moved |= server.peer.poll_drain(cx).map_err(Ended::Server)?;
+            if let Some(outcome) = outcome {
+                return Poll::Ready(Ok(outcome));
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+/// The deadlines of one turn. Without any configured it costs one comparison.
+pub struct Watch {
+    query: Option<Duration>,
+    transaction: Option<Duration>,
+    idle: Option<Duration>,
+    began: Instant,
+    /// When the server was given something to do, or had nothing left to do.
+    turned: (bool, Instant),
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watch {
+    /// Deadlines for a turn that begins now.
+    pub fn new(rules: &Rules) -> Self {
+        let (query, transaction, idle) =
+            (rules.query_timeout, rules.transaction_timeout, rules.idle_transaction_timeout);
+        let is_armed = query.is_some() || transaction.is_some() || idle.is_some();
+        let now = Instant::now();
+        let timer = is_armed.then(|| Box::pin(sleep_until(now)));
+        Self { query, transaction, idle, began: now, turned: (false, now), timer }
+    }
+
+    /// The query deadline has been acted on: it does not come again in this turn.
+    pub fn forgive_query(&mut self) {
+        self.query = None;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, exchange: &Exchange, handle: &ClientHandle) -> Poll<Ended> {
+        if handle.is_ordered(Order::Die) {
+            return Poll::Ready(Ended::Ordered);
+        }
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        let is_busy = exchange.is_busy();
+        if is_busy != self.turned.0 {
+            self.turned = (is_busy, Instant::now());
+        }
+        let since = self.turned.1;
+        let step = match (is_busy, exchange.is_idle_in_transaction()) {
+            (true, _) => self.query.map(|limit| (since + limit, Lateness::Query)),
+            (false, true) => self.idle.map(|limit| (since + limit, Lateness::IdleInTransaction)),
+            (false, false) => None,
+        };
+        let whole = self.transaction.map(|limit| (self.began + limit, Lateness::Transaction));
+        let Some((deadline, lateness)) = step.into_iter().chain(whole).min_by_key(|(deadline, _)| *deadline) else {
+            return Poll::Pending;
+        };
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx).map(|()| Ended::Late(lateness))
+    }
+}
+

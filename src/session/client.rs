@@ -1,0 +1,189 @@
+//! What follows a client from server to server.
+//!
+//! Everything PostgreSQL would keep in a session that lives with one process, and that can be put back on another:
+//! settings, statement names, the unnamed statement, the claimed identity. What cannot be put back pins
+//! (see [`crate::session::hold`]).
+//!
+//! # Promises
+//! - A client that has said little costs little: the tables are made when first needed.
+//!
+//! # Refuses
+//! To know a socket or a server.
+
+use std::sync::Arc;
+
+use crate::session::claim::{Claim, Identity};
+use crate::session::hold::Pins;
+use crate::session::parameters::{Parameters, Values};
+use crate::session::prepared::{ClientStatements, Interner, Named};
+use crate::session::settings::Rules;
+use crate::session::sql::{self, Command, Reading};
+
+/// One client's side of the conversation.
+pub struct ClientState {
+    /// The rules, fixed at login.
+    pub rules: Arc<Rules>,
+    /// Who its user is.
+    pub claim: Claim,
+    /// Whether a transaction without identity is allowed in spite of `missing = "deny"`.
+    pub is_exempt: bool,
+    /// The settings it asked for at startup: what RESET ALL goes back to.
+    pub startup: Values,
+    /// The settings it wants now.
+    pub wanted: Values,
+    /// The parameter values it has been told.
+    pub told: Parameters,
+    /// Why it keeps its server.
+    pub pins: Pins,
+    /// Bytes at the front of what comes that are dropped.
+    pub discarding: usize,
+    /// Whether everything is skipped up to the next Sync, after an error we answered ourselves.
+    pub is_skipping: bool,
+    /// What was read of the Query at the front of the inbox, so that it is read once.
+    pub peeked: Option<Reading>,
+    interner: Arc<dyn Interner>,
+    statements: Option<Box<ClientStatements>>,
+    unnamed: Option<Box<Unnamed>>,
+    portal: Option<Box<(Box<[u8]>, Command)>>,
+}
+
+/// The unnamed statement: its definition, and what was read of it.
+pub struct Unnamed {
+    /// Text, terminator and types; kept to be sent again.
+    pub definition: Vec<u8>,
+    /// What its text might do.
+    pub reading: Reading,
+}
+
+impl ClientState {
+    /// A client that has just been admitted.
+    pub fn new(
+        rules: Arc<Rules>,
+        identity: Option<Identity>,
+        is_exempt: bool,
+        startup: Values,
+        told: Parameters,
+        interner: Arc<dyn Interner>,
+    ) -> Self {
+        Self {
+            claim: Claim::at_startup(identity),
+            is_exempt,
+            wanted: startup.clone(),
+            startup,
+            told,
+            pins: Pins::default(),
+            discarding: 0,
+            is_skipping: false,
+            peeked: None,
+            interner,
+            statements: None,
+            unnamed: None,
+            portal: None,
+            rules,
+        }
+    }
+
+    /// Another with the same rules, that has said nothing.
+    pub fn blank(&self) -> Self {
+        let (rules, interner) = (self.rules.clone(), self.interner.clone());
+        Self::new(rules, None, self.is_exempt, Values::default(), Parameters::default(), interner)
+    }
+
+    /// Reads a text under this client's rules.
+    pub fn read(&self, text: &[u8]) -> Reading {
+        let identity = &self.rules.identity;
+        sql::read(text, if identity.enabled { identity.variable.as_bytes() } else { b"" })
+    }
+
+    /// The statement this client calls `name`.
+    pub fn statement(&self, name: &[u8]) -> Option<&Named> {
+        self.statements.as_ref()?.named(name)
+    }
+
+    /// How many statements it has named.
+    pub fn statement_count(&self) -> usize {
+        self.statements.as_ref().map_or(0, |statements| statements.len())
+    }
+
+    /// Whether one more statement of `bytes` is within its limits.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let (most, most_bytes) = (self.rules.client_statements, self.rules.client_statement_bytes);
+        match &self.statements {
+            Some(statements) => statements.has_room(bytes, most, most_bytes),
+            None => most > 0 && bytes <= most_bytes,
+        }
+    }
+
+    /// Gives `name` to the statement of this definition.
+    pub fn name_statement(&mut self, name: &[u8], definition: &[u8], reading: Reading) -> Named {
+        let named = Named { statement: self.interner.intern(definition), reading: Arc::new(reading) };
+        self.restore_statement(name, named.clone());
+        named
+    }
+
+    /// Gives `name` back to a statement it was taken from.
+    pub fn restore_statement(&mut self, name: &[u8], named: Named) {
+        self.statements.get_or_insert_default().insert(name, named);
+    }
+
+    /// Takes `name` away.
+    pub fn forget_statement(&mut self, name: &[u8]) -> Option<Named> {
+        self.statements.as_mut()?.remove(name)
+    }
+
+    /// Takes all names away (`DEALLOCATE ALL`, `DISCARD ALL`).
+    pub fn forget_statements(&mut self) {
+        self.statements = None;
+        self.unnamed = None;
+    }
+
+    /// The unnamed statement.
+    pub fn unnamed(&self) -> Option<&Unnamed> {
+        self.unnamed.as_deref()
+    }
+
+    /// Replaces the unnamed statement.
+    pub fn set_unnamed(&mut self, definition: &[u8], reading: Reading) {
+        match &mut self.unnamed {
+            Some(unnamed) => {
+                unnamed.definition.clear();
+                unnamed.definition.extend_from_slice(definition);
+                unnamed.reading = reading;
+            }
+            None => self.unnamed = Some(Box::new(Unnamed { definition: definition.to_vec(), reading })),
+        }
+    }
+
+    /// The unnamed statement is gone: closed, or ended by a Query.
+    pub fn forget_unnamed(&mut self) {
+        self.unnamed = None;
+    }
+
+    /// The portal that stands for a command of ours, if `name` is it.
+    pub fn portal(&self, name: &[u8]) -> Option<&Command> {
+        self.portal.as_ref().filter(|portal| *portal.0 == *name).map(|portal| &portal.1)
+    }
+
+    /// Makes `name` stand for a command of ours.
+    pub fn set_portal(&mut self, name: &[u8], command: Command) {
+        self.portal = Some(Box::new((name.into(), command)));
+    }
+
+    /// No portal stands for a command of ours.
+    pub fn forget_portal(&mut self) {
+        self.portal = None;
+    }
+
+    /// As after login: `DISCARD ALL`.
+    pub fn discard_all(&mut self) {
+        self.forget_statements();
+        self.forget_portal();
+        self.reset_all();
+    }
+
+    /// Settings and identity as after login: `RESET ALL`.
+    pub fn reset_all(&mut self) {
+        self.wanted = self.startup.clone();
+        self.claim.reset();
+    }
+}

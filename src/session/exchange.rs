@@ -1,0 +1,570 @@
+//! One client and one server, talking.
+//!
+//! The exchange is given bytes from either side and moves them, changed or not, to the other, keeping count of what is owed.
+//! It is where every decision of the hot path is made, and it performs none of them: sockets belong to [`crate::net`],
+//! waiting to [`crate::proxy`].
+//!
+//! ```text
+//!  begin ─► Barrier ── every answer of the prelude as scripted ──► Talking ── at rest ──► Settled(Clean) | Held
+//!     │        │  held back: the client's later units stay in its inbox        │
+//!     │        └─ E before C(COMMIT): the unit did not run ─► Unwinding ─► Unwound    might have left something:
+//!     └─ nothing to say first ─► Talking                                       Inspecting ─► Sweeping ─► Settled
+//! ```
+//!
+//! # Promises
+//! - [`advance`](Exchange::advance) consumes all it can, and calling it again without new bytes does nothing.
+//! - Nothing the client says takes effect unless the prelude before it succeeded, and no answer to the prelude reaches the
+//!   client. Until then what was sent stays in the client's inbox, so that it can be said again elsewhere.
+//! - A [`Clean`] is minted only if another client could use the server this instant.
+//!
+//! # Refuses
+//! To await, to read a clock, to log, to hold more than one partial frame per side.
+//!
+//! # Reasons not to be at rest
+//! owed answers · status `T` or `E` · copy in progress · a frame half through, either way · extended messages without
+//! their Sync · a prelude unproven · bytes not yet on their way to the server
+
+mod from_client;
+mod from_server;
+
+pub(in crate::session) use from_client::{needed, read_query, refusal};
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::BytesMut;
+
+use crate::names::ServerId;
+use crate::session::client::ClientState;
+use crate::session::hold::Pin;
+use crate::session::inject::Prelude;
+use crate::session::inspect::{self, Findings};
+use crate::session::parameters::Values;
+use crate::session::pipeline::{Answer, Origin, Owed, Pipeline};
+use crate::session::prepared::Named;
+use crate::session::server::ServerState;
+use crate::session::settings::{Mode, Scope, SetPolicy};
+use crate::session::sql::Hints;
+use crate::session::transaction::Status;
+use crate::session::violation::Violation;
+use crate::wire::Buffers;
+use crate::wire::buffer;
+use crate::wire::write;
+
+/// Witness that one server owes nothing and holds nothing of its client's.
+#[must_use]
+#[derive(Debug)]
+pub struct Clean(ServerId);
+
+impl Clean {
+    /// The server it speaks of.
+    pub fn server(&self) -> ServerId {
+        self.0
+    }
+}
+
+/// How a turn of the conversation ended.
+#[must_use]
+#[derive(Debug)]
+pub enum Outcome {
+    /// The client has said Terminate; what it leaves must be [abandoned](Exchange::abandon).
+    ClientLeft,
+    /// The transaction is over, and the client keeps its server.
+    Held,
+    /// The server cannot be used again.
+    Lost(Loss),
+    /// The transaction is over, and the server is anyone's.
+    Settled(Clean),
+    /// The prelude failed. Nothing of the client's ran; its words are in its inbox still.
+    Unwound(Option<[u8; 5]>, Clean),
+}
+
+/// Why a server is lost, though it broke no rule of the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loss {
+    /// It could not be cleaned.
+    Clean,
+    /// It ended the connection; the client has been told with its own words, if any of the client's ran.
+    Fatal {
+        /// Whether the client was told: some of its words may have been executed.
+        is_told: bool,
+    },
+    /// What is owed can no longer be known (a Query among un-Synced messages, a copy among others).
+    Tainted,
+}
+
+/// Where the conversation stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Phase {
+    /// The prelude is on its way with the first unit; the rest is held back.
+    Barrier,
+    /// Our question is on its way; `guarded` is the second try.
+    Inspecting { guarded: bool },
+    /// A turn has begun; nothing has been said.
+    Ready,
+    /// Between transactions.
+    #[default]
+    Resting,
+    /// Our clean is on its way.
+    Sweeping { with_statements: bool },
+    /// The client's words go through.
+    Talking,
+    /// The prelude has failed; back to `Z(I)`.
+    Unwinding(Option<[u8; 5]>),
+}
+
+/// The extended messages since the last Sync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Segment {
+    /// Some have been sent.
+    Open,
+    /// None.
+    #[default]
+    Synced,
+    /// The server skips them: one failed.
+    Void,
+}
+
+/// How the first unit ended, while the barrier stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Unit {
+    /// It has not.
+    #[default]
+    Open,
+    /// With a Query or a FunctionCall: no ReadyForQuery comes if the prelude fails.
+    Query,
+    /// With a Sync.
+    Sync,
+    /// It is too long to be kept: it waits for the prelude.
+    TooLong,
+}
+
+/// The rest of a frame that is half through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Rest {
+    /// There is none.
+    #[default]
+    None,
+    /// So many bytes are still to be dropped.
+    Discard(usize),
+    /// So many bytes are still to be forwarded.
+    Forward(usize),
+}
+
+/// What must be taken back if the server refuses a message, in the order of the messages.
+#[derive(Debug)]
+enum Undo {
+    /// A name taken away by Close.
+    Closed(Box<[u8]>, Named),
+    /// A name given by Parse.
+    Parsed(Box<[u8]>),
+}
+
+/// What has been counted since it was last taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Errors of the server's that reached the client.
+    pub errors: u64,
+    /// Preludes proven.
+    pub preludes: u64,
+    /// Units of the client's answered.
+    pub queries: u64,
+    /// Sweeps done.
+    pub sweeps: u64,
+}
+
+/// One client and one server, talking.
+#[derive(Default)]
+pub struct Exchange {
+    phase: Phase,
+    status: Status,
+    segment: Segment,
+    unit: Unit,
+    pipeline: Pipeline,
+    /// Bytes of the client's inbox that have been sent and are kept; 0 but in the barrier.
+    cursor: usize,
+    client_rest: Rest,
+    server_rest: Rest,
+    is_copying_in: bool,
+    /// Whether each unit is answered before the next is heard.
+    is_one_shot: bool,
+    is_abandoned: bool,
+    is_tainted: bool,
+    has_left: bool,
+    /// Whether any of the client's words were taken in this turn.
+    has_spoken: bool,
+    /// The statement bound last.
+    bound: u64,
+    /// Whether the server's unnamed statement is this client's.
+    has_unnamed: bool,
+    hints: Hints,
+    custom: Vec<Vec<u8>>,
+    undo: VecDeque<Undo>,
+    /// The name in the refusal that is owed.
+    refused: Vec<u8>,
+    /// The server's words when it refused a prelude.
+    failure: Box<[u8]>,
+    fatal: Option<Loss>,
+    findings: Findings,
+    is_just_proven: bool,
+    question_failed: Option<[u8; 5]>,
+    /// What has been counted.
+    pub tally: Tally,
+}
+
+impl Exchange {
+    /// A turn begins: `server` is at a proven `Z(I)`, and the client has something to say.
+    pub fn begin(&mut self, client: &mut ClientState, told: &mut BytesMut, server: &mut ServerState, outbox: &mut BytesMut) {
+        self.status = Status::Idle;
+        self.has_unnamed = false;
+        self.unit = Unit::Open;
+        self.cursor = 0;
+        self.hints = Hints::default();
+        self.custom.clear();
+        self.has_spoken = false;
+        let identity = &client.rules.identity;
+        self.is_one_shot = identity.enabled && identity.scope == Scope::Transaction;
+        let value = client.claim.current().map_or(&b""[..], |identity| identity.as_bytes());
+        let prelude = Prelude {
+            identity: identity.enabled.then_some((identity.variable.as_bytes(), value)),
+            form: identity.form,
+            applied: &server.applied,
+            wanted: &client.wanted,
+            discards_sequences: client.peeked.as_ref().is_some_and(|reading| reading.hints.has(Hints::SEQUENCES)),
+        };
+        if prelude.is_needed() {
+            prelude.write(outbox, &mut self.pipeline);
+            self.phase = Phase::Barrier;
+            return;
+        }
+        self.phase = Phase::Ready;
+        tell(client, server, told);
+    }
+
+    /// A turn without words of the client's: the prelude alone, to see whether the server takes its settings.
+    pub fn begin_trial(&mut self, client: &mut ClientState, told: &mut BytesMut, server: &mut ServerState, outbox: &mut BytesMut) {
+        self.begin(client, told, server, outbox);
+        if self.phase == Phase::Barrier {
+            self.sync_own(outbox);
+            self.unit = Unit::Sync;
+        } else {
+            self.phase = Phase::Talking;
+        }
+    }
+
+    /// A turn without words of the client's, on a server that has been idle for long: does it answer?
+    pub fn begin_check(&mut self, outbox: &mut BytesMut) {
+        self.phase = Phase::Talking;
+        self.status = Status::Idle;
+        self.hints = Hints::default();
+        self.has_spoken = false;
+        self.sync_own(outbox);
+    }
+
+    /// Moves what can be moved, and says if that ended the turn.
+    ///
+    /// # Errors
+    /// One side broke the protocol: its connection cannot go on, and the server's is not reused.
+    pub fn advance(
+        &mut self,
+        client: &mut ClientState,
+        client_buffers: &mut Buffers,
+        server: &mut ServerState,
+        server_buffers: &mut Buffers,
+    ) -> Result<Option<Outcome>, Violation> {
+        if let Some(outcome) = self.hear_server(client, client_buffers, server, server_buffers)? {
+            return Ok(Some(outcome));
+        }
+        // A new transaction is a new turn: what has come to rest is concluded before the client is heard again.
+        if let Some(outcome) = self.conclude(client, server, server_buffers) {
+            return Ok(Some(outcome));
+        }
+        if self.is_abandoned {
+            return Ok(None);
+        }
+        self.hear_client(client, client_buffers, server, &mut server_buffers.outbox)?;
+        Ok(if self.has_left { self.conclude(client, server, server_buffers) } else { None })
+    }
+
+    /// The client is gone. What it was doing is given up; the server is led back to `Z(I)` and cleaned, if that can be done.
+    ///
+    /// The caller cancels what runs, if [`is_busy`](Self::is_busy). Whether it can be done at all is the answer.
+    #[must_use]
+    pub fn abandon(&mut self, outbox: &mut BytesMut) -> bool {
+        // Un-Synced messages would be committed by a Sync; half a frame cannot be completed.
+        if self.client_rest != Rest::None || (self.segment == Segment::Open && !self.is_copying_in) || self.is_tainted {
+            return false;
+        }
+        self.is_abandoned = true;
+        self.has_left = false;
+        self.hints = self.hints.with(Hints::STATE);
+        if matches!(self.phase, Phase::Ready | Phase::Resting) {
+            self.phase = Phase::Talking;
+        }
+        if self.is_copying_in {
+            self.is_copying_in = false;
+            write::copy_fail(outbox, "client connection was lost");
+        }
+        if self.segment != Segment::Synced {
+            self.segment = Segment::Synced;
+            self.sync_own(outbox);
+        }
+        true
+    }
+
+    /// The server's words when it refused the last prelude: the body of its ErrorResponse.
+    pub fn take_failure(&mut self) -> Box<[u8]> {
+        std::mem::take(&mut self.failure)
+    }
+
+    /// Whether the server is at work for the client.
+    pub fn is_busy(&self) -> bool {
+        !self.pipeline.is_empty()
+    }
+
+    /// Whether the client is in a transaction and the server waits for it.
+    pub fn is_idle_in_transaction(&self) -> bool {
+        self.pipeline.is_empty() && self.status != Status::Idle
+    }
+
+    /// Whether any of the client's words may have been executed on this server in this turn.
+    pub fn may_have_run(&self) -> bool {
+        !matches!(self.phase, Phase::Barrier | Phase::Ready | Phase::Resting | Phase::Unwinding(_))
+    }
+
+    /// Whether the client's outbox ends between two frames, so that words of ours may follow.
+    pub fn is_between_frames(&self) -> bool {
+        !matches!(self.server_rest, Rest::Forward(_))
+    }
+
+    /// The last transaction status.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Whether nothing is under way in either direction.
+    fn is_at_rest(&self, server_buffers: &Buffers) -> bool {
+        self.pipeline.is_empty()
+            && self.client_rest == Rest::None
+            && self.server_rest == Rest::None
+            && self.segment == Segment::Synced
+            && !self.is_copying_in
+            && server_buffers.outbox.is_empty()
+    }
+
+    /// What the turn has come to. Every reason not to reuse a server is a line here or in [`is_at_rest`](Self::is_at_rest).
+    fn conclude(&mut self, client: &mut ClientState, server: &mut ServerState, buffers: &mut Buffers) -> Option<Outcome> {
+        if !self.is_at_rest(buffers) {
+            return None;
+        }
+        if self.status != Status::Idle {
+            return self.conclude_open(buffers);
+        }
+        if self.is_tainted {
+            return Some(Outcome::Lost(Loss::Tainted));
+        }
+        match self.phase {
+            Phase::Barrier | Phase::Ready | Phase::Resting => self.has_left.then_some(Outcome::ClientLeft),
+            Phase::Inspecting { guarded } => self.conclude_inspection(guarded, client, server, &mut buffers.outbox),
+            Phase::Sweeping { with_statements } => {
+                server.on_swept(with_statements);
+                self.tally.sweeps += 1;
+                Some(self.settle(server))
+            }
+            Phase::Talking => self.conclude_talk(client, server, &mut buffers.outbox),
+            Phase::Unwinding(sqlstate) => {
+                self.phase = Phase::Resting;
+                Some(Outcome::Unwound(sqlstate, Clean(server.id)))
+            }
+        }
+    }
+
+    /// At rest inside a transaction block.
+    fn conclude_open(&mut self, buffers: &mut Buffers) -> Option<Outcome> {
+        let ours = matches!(self.phase, Phase::Unwinding(_) | Phase::Inspecting { .. } | Phase::Sweeping { .. });
+        if self.is_abandoned || ours {
+            self.ask_own(&mut buffers.outbox, |outbox| write::query(outbox, b"ROLLBACK"));
+            return None;
+        }
+        self.has_left.then_some(Outcome::ClientLeft)
+    }
+
+    /// The client's transaction is over.
+    fn conclude_talk(&mut self, client: &mut ClientState, server: &mut ServerState, outbox: &mut BytesMut) -> Option<Outcome> {
+        if self.has_spoken && !self.is_abandoned {
+            if self.hints.has(Hints::RESETS_IDENTITY) {
+                client.claim.reset();
+            }
+            client.claim.on_transaction_end(client.rules.identity.scope);
+            self.undo.clear();
+        }
+        if self.has_left {
+            return Some(Outcome::ClientLeft);
+        }
+        let may_have_set = self.hints.any(Hints::SETS.with(Hints::STATE).with(Hints::OPAQUE));
+        let has_some = !client.pins.is_empty() || !server.applied.is_empty();
+        if self.is_abandoned && client.rules.mode == Mode::Session {
+            return self.sweep(true, outbox);
+        }
+        if may_have_set || (self.hints.has(Hints::CLEANS) && has_some) {
+            return self.inspect(false, client, server, outbox);
+        }
+        self.finish(client, server, outbox)
+    }
+
+    /// Nothing more is to be asked.
+    fn finish(&mut self, client: &mut ClientState, server: &mut ServerState, outbox: &mut BytesMut) -> Option<Outcome> {
+        if !self.is_abandoned && (client.rules.mode == Mode::Session || !client.pins.is_empty()) {
+            self.phase = Phase::Resting;
+            return Some(Outcome::Held);
+        }
+        let identity = &client.rules.identity;
+        if identity.enabled && identity.strict {
+            return self.sweep(true, outbox);
+        }
+        Some(self.settle(server))
+    }
+
+    /// The only mint.
+    fn settle(&mut self, server: &ServerState) -> Outcome {
+        self.phase = Phase::Resting;
+        self.is_abandoned = false;
+        Outcome::Settled(Clean(server.id))
+    }
+
+    fn inspect(&mut self, guarded: bool, client: &ClientState, server: &ServerState, outbox: &mut BytesMut) -> Option<Outcome> {
+        self.phase = Phase::Inspecting { guarded };
+        self.findings = Findings::default();
+        self.question_failed = None;
+        let custom = std::mem::take(&mut self.custom);
+        let known = client.wanted.iter().chain(server.applied.iter()).map(|(name, _)| name);
+        let mut names: Vec<&[u8]> = known.filter(|name| name.contains(&b'.')).chain(custom.iter().map(|name| &**name)).collect();
+        names.sort_unstable();
+        names.dedup();
+        self.ask_own(outbox, |outbox| inspect::ask(outbox, names.into_iter(), guarded));
+        self.custom = custom;
+        None
+    }
+
+    fn sweep(&mut self, with_statements: bool, outbox: &mut BytesMut) -> Option<Outcome> {
+        self.phase = Phase::Sweeping { with_statements };
+        self.ask_own(outbox, |outbox| inspect::sweep(outbox, with_statements));
+        None
+    }
+
+    /// Sends a Sync of ours and expects its answer.
+    fn sync_own(&mut self, outbox: &mut BytesMut) {
+        write::sync(outbox);
+        self.pipeline.push(Owed::client(Answer::Sync).by(Origin::Injected));
+    }
+
+    /// Sends a Query of ours and expects its answer.
+    fn ask_own(&mut self, outbox: &mut BytesMut, say: impl FnOnce(&mut BytesMut)) {
+        say(outbox);
+        self.pipeline.push(Owed::client(Answer::Query).by(Origin::Injected));
+    }
+
+    /// The server has said what is left on it.
+    fn conclude_inspection(
+        &mut self,
+        guarded: bool,
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Option<Outcome> {
+        if let Some(sqlstate) = self.question_failed.take() {
+            if guarded || &sqlstate != b"57014" {
+                return Some(Outcome::Lost(Loss::Clean));
+            }
+            return self.inspect(true, client, server, outbox);
+        }
+        let findings = std::mem::take(&mut self.findings);
+        let mut pins = findings.pins;
+        let has_foreign_plans = findings.plans != server.statements.len();
+        if client.rules.server_statements == 0 && findings.plans > 0 {
+            pins.insert(Pin::Prepare);
+        }
+        if client.rules.set == SetPolicy::Pin && !findings.values.is_empty() && !findings.values.is_same(&client.startup) {
+            pins.insert(Pin::Setting);
+        }
+        let had_pins = !client.pins.is_empty();
+        server.applied = findings.values.clone();
+        if self.is_abandoned {
+            let is_dirty = had_pins || !pins.is_empty() || has_foreign_plans || self.hints.has(Hints::OPAQUE);
+            return if is_dirty { self.sweep(true, outbox) } else { self.finish(client, server, outbox) };
+        }
+        client.wanted = if self.hints.has(Hints::RESETS_IDENTITY) { client.startup.clone() } else { Values::default() };
+        for (name, value) in findings.values.iter() {
+            client.wanted.set(name, value);
+        }
+        client.pins = pins;
+        if !pins.is_empty() || client.rules.mode == Mode::Session {
+            return self.finish(client, server, outbox);
+        }
+        if has_foreign_plans || had_pins || self.hints.has(Hints::OPAQUE) {
+            return self.sweep(has_foreign_plans || had_pins, outbox);
+        }
+        self.finish(client, server, outbox)
+    }
+
+    /// Takes back what the voided entries had promised.
+    fn void(&mut self, owed: Owed, client: &mut ClientState, server: &mut ServerState) {
+        match (owed.answer, owed.origin) {
+            (Answer::Parse, Origin::Client | Origin::Injected) if owed.statement != 0 => server.statements.remove(owed.statement),
+            (Answer::Close, Origin::Injected) => server.statements.insert(owed.statement),
+            _ => {}
+        }
+        if is_undoable(owed) {
+            self.undo_next(client);
+        }
+    }
+
+    fn undo_next(&mut self, client: &mut ClientState) {
+        match self.undo.pop_front() {
+            Some(Undo::Closed(name, named)) => client.restore_statement(&name, named),
+            Some(Undo::Parsed(name)) => {
+                client.forget_statement(&name);
+            }
+            None => {}
+        }
+    }
+
+    /// Drops what has been judged, or keeps it while the barrier stands.
+    fn consume(&mut self, inbox: &mut BytesMut, count: usize) {
+        if self.phase == Phase::Barrier {
+            self.cursor = self.cursor.saturating_add(count);
+        } else {
+            buffer::discard(inbox, count);
+        }
+    }
+}
+
+/// Whether an entry has its line in the list of what to take back: the client's Parse and Close of a name.
+fn is_undoable(owed: Owed) -> bool {
+    matches!(owed.answer, Answer::Parse | Answer::Close)
+        && matches!(owed.origin, Origin::Client | Origin::Supplied)
+        && owed.statement != 0
+}
+
+/// Tells a client what differs on this server from what it was told before.
+fn tell(client: &mut ClientState, server: &ServerState, outbox: &mut BytesMut) {
+    if client.told.is_same(&server.reported) {
+        return;
+    }
+    for (name, value) in server.reported.iter() {
+        if client.told.value(name) != Some(value) {
+            write::parameter_status(outbox, name, value);
+        }
+    }
+    client.told = server.reported.clone();
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} {:?} {:?} {:?} {:?}",
+            self.phase, self.status, self.segment, self.pipeline, self.server_rest
+        )
+    }
+}

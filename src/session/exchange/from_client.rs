@@ -1,0 +1,633 @@
+//! What the client says: held back, passed on, renamed, answered in the server's place, or refused.
+//!
+//! # Promises
+//! - Bytes of values and of copied data are never looked at.
+//! - What is refused in the middle of things is refused by the server too: it is sent a text that cannot be parsed, so that
+//!   its transaction fails as the client expects, and the error is given our words.
+//!
+//! # Refuses
+//! To let a unit pass the barrier behind the first.
+
+use bytes::{BufMut, BytesMut};
+
+use crate::session::client::ClientState;
+use crate::session::exchange::{Exchange, Phase, Rest, Segment, Undo, Unit};
+use crate::session::pipeline::{Answer, Origin, Owed};
+use crate::session::prepared::{Known, Named, ServerName, Statement};
+use crate::session::server::ServerState;
+use crate::session::settings::{Mode, Rules, SetPolicy, StatePolicy};
+use crate::session::sql::{Command, Hints, Reading};
+use crate::session::transaction::Status;
+use crate::session::violation::{Refusal, Side, Violation};
+use crate::wire::Buffers;
+use crate::wire::Header;
+use crate::wire::Malformed;
+use crate::wire::buffer;
+use crate::wire::frame::HEADER;
+use crate::wire::frame::frontend as tag;
+use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::write;
+
+/// Most answers owed before a client is not read any further.
+const MOST_OWED: usize = 1 << 15;
+
+/// The most of a small control frame that is read whole.
+const WHOLE: usize = 1 << 16;
+
+/// What the server is sent in place of a statement we refuse: it fails to parse, so it fails.
+const POISON: &[u8] = b"refused by pgusher";
+
+/// What becomes of a frame of the client's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Move {
+    /// It has been dealt with; this many bytes of it are done, the rest follows to the server.
+    Done(usize),
+    /// Dropped.
+    Drop,
+    /// Not now: it waits in the inbox.
+    Hold,
+    /// As it is.
+    Pass,
+}
+
+/// How many bytes of a frame must have come before it can be judged; [`usize::MAX`] is more than has come.
+///
+/// # Errors
+/// A frame that must be read whole and is too long for that.
+pub(in crate::session) fn needed(header: Header, front: &[u8], rules: &Rules) -> Result<usize, Malformed> {
+    let whole = |limit: usize| match header.len {
+        len if len <= limit => Ok(len),
+        len => Err(Malformed::TooLong { tag: header.tag, len, limit }),
+    };
+    match header.tag {
+        tag::QUERY => Ok(header.len.min(rules.retained.max(HEADER))),
+        tag::PARSE if header.len <= rules.client_statement_bytes => Ok(header.len),
+        tag::PARSE | tag::BIND => {
+            let body = front.get(HEADER..).unwrap_or_default();
+            let names = if header.tag == tag::BIND { Bind::read(body).is_some() } else { body.contains(&0) };
+            match (names, front.len() >= header.len, front.len() >= WHOLE) {
+                (true, _, _) | (_, true, _) => Ok(HEADER),
+                (false, false, true) => Err(Malformed::TooLong { tag: header.tag, len: header.len, limit: WHOLE }),
+                (false, false, false) => Ok(usize::MAX),
+            }
+        }
+        tag::DESCRIBE | tag::CLOSE | tag::EXECUTE | tag::SYNC | tag::FLUSH | tag::TERMINATE => whole(WHOLE),
+        _ => Ok(HEADER),
+    }
+}
+
+impl Exchange {
+    /// Judges what has come from the client, as far as it may speak now.
+    pub(super) fn hear_client(
+        &mut self,
+        client: &mut ClientState,
+        buffers: &mut Buffers,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Result<(), Violation> {
+        let broken = |malformed| Violation::Malformed(Side::Client, malformed);
+        while !self.is_holding_back() {
+            self.pass_rest_from_client(&mut buffers.inbox, outbox);
+            let Some(front) = buffers.inbox.get(self.cursor..) else { break };
+            if self.client_rest != Rest::None {
+                break;
+            }
+            let Some(header) = Header::read(front).map_err(broken)? else { break };
+            let available = front.len().min(header.len);
+            if self.phase == Phase::Barrier && self.cursor.saturating_add(header.len) > client.rules.retained {
+                self.wait_for_proof(outbox);
+                break;
+            }
+            // What is kept is kept in whole frames: half of one could not be taken back.
+            let is_kept = self.phase == Phase::Barrier;
+            if available < needed(header, front, &client.rules).map_err(broken)? || (is_kept && available < header.len) {
+                break;
+            }
+            if header.tag == tag::COPY_DATA && self.phase == Phase::Talking {
+                self.pass_copy_data(&mut buffers.inbox, outbox).map_err(broken)?;
+                continue;
+            }
+            let frame = front.get(..available).unwrap_or_default();
+            let (done, discards) = match self.on_client_frame(header, frame, client, server, outbox)? {
+                Move::Hold => break,
+                Move::Done(done) => (done, false),
+                Move::Drop => (available, true),
+                Move::Pass => {
+                    outbox.extend_from_slice(frame);
+                    (available, false)
+                }
+            };
+            let rest = header.len - done;
+            self.has_spoken = true;
+            if self.phase == Phase::Ready {
+                self.phase = Phase::Talking;
+            }
+            self.consume(&mut buffers.inbox, done);
+            self.client_rest = match rest {
+                0 => Rest::None,
+                _ if discards => Rest::Discard(rest),
+                _ => Rest::Forward(rest),
+            };
+            if self.pipeline.front().is_some_and(|owed| owed.origin == Origin::Supplied) {
+                self.supply(&mut buffers.outbox);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_holding_back(&self) -> bool {
+        let may_talk = match self.phase {
+            Phase::Barrier => self.unit == Unit::Open,
+            Phase::Ready | Phase::Talking => true,
+            Phase::Inspecting { .. } | Phase::Resting | Phase::Sweeping { .. } | Phase::Unwinding(_) => false,
+        };
+        !may_talk || self.has_left || self.is_in_lockstep() || self.pipeline.len() >= MOST_OWED
+    }
+
+    /// Whether a unit must be answered before the next is heard: a claim that holds for one transaction ends with it.
+    fn is_in_lockstep(&self) -> bool {
+        self.is_one_shot && self.segment == Segment::Synced && !self.pipeline.is_empty() && !self.is_copying_in
+    }
+
+    /// The first unit is too long to be kept: the prelude is proven before it is sent.
+    fn wait_for_proof(&mut self, outbox: &mut BytesMut) {
+        self.unit = Unit::TooLong;
+        write::flush(outbox);
+    }
+
+    fn pass_rest_from_client(&mut self, inbox: &mut BytesMut, outbox: &mut BytesMut) {
+        let (rest, forwards) = match self.client_rest {
+            Rest::None => return,
+            Rest::Discard(rest) => (rest, false),
+            Rest::Forward(rest) => (rest, true),
+        };
+        let taken = rest.min(inbox.len());
+        if forwards {
+            buffer::forward(inbox, taken, outbox);
+        } else {
+            buffer::discard(inbox, taken);
+        }
+        self.client_rest = match (rest - taken, forwards) {
+            (0, _) => Rest::None,
+            (rest, true) => Rest::Forward(rest),
+            (rest, false) => Rest::Discard(rest),
+        };
+    }
+
+    /// CopyData, as many frames as there are: they owe nothing and move as one piece.
+    fn pass_copy_data(&mut self, inbox: &mut BytesMut, outbox: &mut BytesMut) -> Result<(), Malformed> {
+        let mut run = 0;
+        while let Some(left) = inbox.get(run..)
+            && let Some(header) = Header::read(left)?
+            && header.tag == tag::COPY_DATA
+        {
+            let available = left.len().min(header.len);
+            run += available;
+            if available < header.len {
+                self.client_rest = Rest::Forward(header.len - available);
+                break;
+            }
+        }
+        if self.segment == Segment::Void {
+            buffer::discard(inbox, run);
+            if let Rest::Forward(rest) = self.client_rest {
+                self.client_rest = Rest::Discard(rest);
+            }
+        } else {
+            buffer::forward(inbox, run, outbox);
+        }
+        Ok(())
+    }
+
+    /// Judges one frame. `frame` may end before the frame does; [`needed`] bytes of it are there.
+    fn on_client_frame(
+        &mut self,
+        header: Header,
+        frame: &[u8],
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Result<Move, Violation> {
+        let broken = |malformed| Violation::Malformed(Side::Client, malformed);
+        let body = frame.get(HEADER..).unwrap_or_default();
+        match header.tag {
+            tag::TERMINATE => {
+                self.has_left = true;
+                return Ok(Move::Drop);
+            }
+            tag::SYNC if self.is_copying_in => return Ok(Move::Drop),
+            tag::SYNC => {
+                self.segment = Segment::Synced;
+                self.end_unit(Unit::Sync);
+                self.pipeline.push(Owed::client(Answer::Sync));
+                return Ok(Move::Pass);
+            }
+            // The server skips these as well.
+            _ if self.segment == Segment::Void => return Ok(Move::Drop),
+            tag::FLUSH => return Ok(if self.is_copying_in { Move::Drop } else { Move::Pass }),
+            tag::COPY_DATA => return Ok(Move::Pass),
+            tag::COPY_DONE | tag::COPY_FAIL => {
+                self.is_copying_in = false;
+                return Ok(Move::Pass);
+            }
+            _ => {}
+        }
+        // Anything else in the middle of COPY IN ends it with an error, at a place we cannot know.
+        self.is_tainted |= self.is_copying_in;
+        match header.tag {
+            tag::QUERY => self.on_query(header, body, client, outbox).map_err(broken),
+            tag::FUNCTION_CALL => {
+                self.end_unit(Unit::Query);
+                self.is_tainted |= self.segment == Segment::Open;
+                self.pipeline.push(Owed::client(Answer::Query));
+                Ok(Move::Pass)
+            }
+            tag::PARSE if header.len > client.rules.client_statement_bytes => Ok(self.on_long_parse(body, client, outbox)),
+            tag::PARSE => self.on_parse(frame, client, server, outbox).map_err(broken),
+            tag::BIND => self.on_bind(header, body, client, server, outbox).map_err(broken),
+            tag::DESCRIBE => match frontend::target(header.tag, body).map_err(broken)? {
+                Target::Portal(_) => Ok(self.pass_extended(Owed::client(Answer::DescribePortal))),
+                Target::Statement(name) => Ok(self.on_describe(name, client, server, outbox)),
+            },
+            tag::CLOSE => match frontend::target(header.tag, body).map_err(broken)? {
+                Target::Portal(_) => Ok(self.pass_extended(Owed::client(Answer::Close))),
+                Target::Statement(name) => Ok(self.on_close(name, client)),
+            },
+            tag::EXECUTE => {
+                frontend::execute(body).map_err(broken)?;
+                let statement = self.bound;
+                Ok(self.pass_extended(Owed::client(Answer::Execute).about(statement)))
+            }
+            unexpected => Err(Violation::Unexpected(Side::Client, unexpected)),
+        }
+    }
+
+    /// The first unit has ended; what comes behind it waits for the prelude.
+    fn end_unit(&mut self, how: Unit) {
+        if self.phase == Phase::Barrier {
+            self.unit = how;
+        }
+    }
+
+    fn pass_extended(&mut self, owed: Owed) -> Move {
+        self.segment = Segment::Open;
+        self.pipeline.push(owed);
+        Move::Pass
+    }
+
+    fn on_query(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        client: &mut ClientState,
+        outbox: &mut BytesMut,
+    ) -> Result<Move, Malformed> {
+        let is_whole = body.len() + HEADER == header.len;
+        let reading = match client.peeked.take().filter(|_| !self.has_spoken) {
+            Some(reading) => reading,
+            None => read_query(body, is_whole, client)?,
+        };
+        match self.judge(&reading, client) {
+            Judgement::Hold => return Ok(Move::Hold),
+            Judgement::Pass => {}
+            Judgement::Refuse(refusal) => {
+                self.end_unit(Unit::Query);
+                self.refused.clear();
+                write::query(outbox, POISON);
+                self.pipeline.push(Owed::client(Answer::Query).by(Origin::Refused(refusal)));
+                return Ok(Move::Drop);
+            }
+        }
+        if let Some(Command::Deallocate(name)) = &reading.command
+            && self.status != Status::Failed
+            && client.forget_statement(name).is_some()
+        {
+            self.end_unit(Unit::Query);
+            self.pipeline.push(Owed::client(Answer::Query).by(Origin::Supplied));
+            return Ok(Move::Drop);
+        }
+        self.note(reading);
+        // A Query ends the unnamed statement, and un-Synced messages with it.
+        client.forget_unnamed();
+        self.has_unnamed = false;
+        self.is_tainted |= self.segment == Segment::Open;
+        self.end_unit(Unit::Query);
+        self.pipeline.push(Owed::client(Answer::Query));
+        Ok(Move::Pass)
+    }
+
+    /// Parse of a text too long to be kept: it goes by, and can be bound on this server only.
+    fn on_long_parse(&mut self, body: &[u8], client: &mut ClientState, outbox: &mut BytesMut) -> Move {
+        if body.first() != Some(&0) {
+            let name: Vec<u8> = body.iter().copied().take_while(|byte| *byte != 0).collect();
+            return self.refuse(Refusal::ClientStatements, &name, outbox);
+        }
+        client.forget_unnamed();
+        self.has_unnamed = true;
+        self.hints = self.hints.with(Hints::SETS).with(Hints::STATE);
+        self.pass_extended(Owed::client(Answer::Parse))
+    }
+
+    fn on_parse(
+        &mut self,
+        frame: &[u8],
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Result<Move, Malformed> {
+        let parse = Parse::read(frame.get(HEADER..).unwrap_or_default())?;
+        let reading = client.read(parse.text);
+        match self.judge(&reading, client) {
+            Judgement::Hold => return Ok(Move::Hold),
+            Judgement::Pass => {}
+            Judgement::Refuse(refusal) => return Ok(self.refuse(refusal, parse.name, outbox)),
+        }
+        if let Some(Command::Deallocate(name)) = &reading.command
+            && let Some(named) = client.forget_statement(name)
+        {
+            return Ok(self.parse_deallocate(parse.name, &named.statement, client, server, outbox));
+        }
+        if parse.name.is_empty() {
+            client.set_unnamed(parse.definition, reading);
+            self.has_unnamed = true;
+            return Ok(self.pass_extended(Owed::client(Answer::Parse)));
+        }
+        if client.rules.server_statements == 0 {
+            self.hints = self.hints.with(Hints::STATE);
+            return Ok(self.pass_extended(Owed::client(Answer::Parse)));
+        }
+        if client.statement(parse.name).is_some() {
+            return Ok(self.refuse(Refusal::DuplicateStatement, parse.name, outbox));
+        }
+        if !client.has_room(parse.definition.len()) {
+            return Ok(self.refuse(Refusal::ClientStatements, parse.name, outbox));
+        }
+        let named = client.name_statement(parse.name, parse.definition, reading);
+        self.undo.push_back(Undo::Parsed(parse.name.into()));
+        let number = named.statement.number;
+        let is_there = self.make_room_for(&named.statement, client, server, outbox);
+        self.segment = Segment::Open;
+        let owed = Owed::client(Answer::Parse).about(number);
+        if is_there {
+            self.pipeline.push(owed.by(Origin::Supplied));
+        } else {
+            put_parse(outbox, named.statement.server_name().as_bytes(), parse.definition);
+            server.statements.insert(number);
+            self.pipeline.push(owed);
+        }
+        Ok(Move::Done(frame.len()))
+    }
+
+    /// `DEALLOCATE name` through Parse: the server is given its own name for it, which it is made to know first.
+    fn parse_deallocate(
+        &mut self,
+        name: &[u8],
+        statement: &Statement,
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Move {
+        self.ensure(statement, client, server, outbox);
+        server.statements.remove(statement.number);
+        let sql = [b"DEALLOCATE ", statement.server_name().as_bytes()].concat();
+        write::parse(outbox, name, &sql, &[]);
+        self.has_unnamed = name.is_empty();
+        client.forget_unnamed();
+        self.segment = Segment::Open;
+        self.pipeline.push(Owed::client(Answer::Parse));
+        Move::Drop
+    }
+
+    fn on_bind(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Result<Move, Malformed> {
+        let bind = Bind::read(body).ok_or(Malformed::Body { tag: header.tag })?;
+        let statement = match self.find(bind.statement, client, server, outbox) {
+            Found::AsIs => {
+                self.bound = 0;
+                return Ok(self.pass_extended(Owed::client(Answer::Bind)));
+            }
+            Found::Named(named) => named,
+            Found::Nothing => return Ok(self.refuse(Refusal::UnknownStatement, bind.statement, outbox)),
+        };
+        self.note((*statement.reading).clone());
+        let server_name = statement.statement.server_name();
+        let name = server_name.as_bytes();
+        let values = header.len - HEADER - bind.names;
+        outbox.put_u8(tag::BIND);
+        outbox.put_u32((4 + bind.portal.len() + 1 + name.len() + 1 + values) as u32);
+        outbox.put_slice(bind.portal);
+        outbox.put_u8(0);
+        outbox.put_slice(name);
+        outbox.put_u8(0);
+        self.segment = Segment::Open;
+        self.bound = statement.statement.number;
+        self.pipeline.push(Owed::client(Answer::Bind).about(self.bound));
+        Ok(Move::Done(HEADER + bind.names))
+    }
+
+    fn on_describe(
+        &mut self,
+        name: &[u8],
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Move {
+        match self.find(name, client, server, outbox) {
+            Found::AsIs => self.pass_extended(Owed::client(Answer::DescribeStatement)),
+            Found::Named(named) => {
+                write::describe(outbox, b'S', named.statement.server_name().as_bytes());
+                self.segment = Segment::Open;
+                self.pipeline.push(Owed::client(Answer::DescribeStatement).about(named.statement.number));
+                Move::Drop
+            }
+            Found::Nothing => self.refuse(Refusal::UnknownStatement, name, outbox),
+        }
+    }
+
+    /// A name is the client's own: closing it costs the server nothing, and others may use the text still.
+    fn on_close(&mut self, name: &[u8], client: &mut ClientState) -> Move {
+        if client.rules.server_statements == 0 && !name.is_empty() {
+            return self.pass_extended(Owed::client(Answer::Close));
+        }
+        self.segment = Segment::Open;
+        let mut owed = Owed::client(Answer::Close).by(Origin::Supplied);
+        if name.is_empty() {
+            client.forget_unnamed();
+        } else if let Some(named) = client.forget_statement(name) {
+            owed = owed.about(named.statement.number);
+            self.undo.push_back(Undo::Closed(name.into(), named));
+        }
+        self.pipeline.push(owed);
+        Move::Drop
+    }
+
+    /// The statement a client means by `name`, made known to the server.
+    fn find(&mut self, name: &[u8], client: &mut ClientState, server: &mut ServerState, outbox: &mut BytesMut) -> Found {
+        if name.is_empty() {
+            return self.find_unnamed(client, outbox);
+        }
+        if client.rules.server_statements == 0 {
+            return Found::AsIs;
+        }
+        let Some(named) = client.statement(name).cloned() else { return Found::Nothing };
+        self.ensure(&named.statement, client, server, outbox);
+        Found::Named(named)
+    }
+
+    fn find_unnamed(&mut self, client: &mut ClientState, outbox: &mut BytesMut) -> Found {
+        let Some(unnamed) = client.unnamed() else {
+            return if self.has_unnamed { Found::AsIs } else { Found::Nothing };
+        };
+        let (hints, custom) = (unnamed.reading.hints, unnamed.reading.custom.clone());
+        if !self.has_unnamed {
+            put_parse(outbox, b"", &unnamed.definition);
+            self.segment = Segment::Open;
+            self.pipeline.push(Owed::client(Answer::Parse).by(Origin::Injected));
+            self.has_unnamed = true;
+        }
+        self.note(Reading { hints, command: None, custom });
+        Found::AsIs
+    }
+
+    /// Sees to it that the server has the statement when the next message is read.
+    fn ensure(&mut self, statement: &Statement, client: &ClientState, server: &mut ServerState, outbox: &mut BytesMut) {
+        if self.make_room_for(statement, client, server, outbox) {
+            return;
+        }
+        put_parse(outbox, statement.server_name().as_bytes(), &statement.definition);
+        server.statements.insert(statement.number);
+        self.segment = Segment::Open;
+        self.pipeline.push(Owed::client(Answer::Parse).by(Origin::Injected).about(statement.number));
+    }
+
+    /// Whether the server has the statement; if not, others are closed until it may.
+    fn make_room_for(
+        &mut self,
+        statement: &Statement,
+        client: &ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> bool {
+        match server.statements.touch(statement.number) {
+            Known::Yes => return true,
+            Known::Stale => {
+                server.statements.remove(statement.number);
+                self.close(statement.number, outbox);
+            }
+            Known::No => {}
+        }
+        while let Some(number) = server.statements.evict(client.rules.server_statements.max(1)) {
+            self.close(number, outbox);
+        }
+        false
+    }
+
+    fn close(&mut self, number: u64, outbox: &mut BytesMut) {
+        write::close(outbox, b'S', ServerName::new(number).as_bytes());
+        self.segment = Segment::Open;
+        self.pipeline.push(Owed::client(Answer::Close).by(Origin::Injected).about(number));
+    }
+
+    /// Makes the server fail in the client's place; the error will carry our words.
+    fn refuse(&mut self, refusal: Refusal, name: &[u8], outbox: &mut BytesMut) -> Move {
+        self.refused.clear();
+        self.refused.extend_from_slice(name);
+        write::parse(outbox, b"", POISON, &[]);
+        self.has_unnamed = false;
+        self.segment = Segment::Open;
+        self.pipeline.push(Owed::client(Answer::Parse).by(Origin::Refused(refusal)));
+        Move::Drop
+    }
+
+    /// Remembers what a text might do, until the transaction is over.
+    fn note(&mut self, reading: Reading) {
+        self.hints = self.hints.with(reading.hints);
+        self.custom.extend(reading.custom);
+    }
+
+    /// Whether a text may go to the server now.
+    fn judge(&self, reading: &Reading, client: &ClientState) -> Judgement {
+        let is_open = self.status != Status::Idle;
+        let is_identity = matches!(
+            reading.command,
+            Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. })
+        );
+        if is_identity && !is_open {
+            // At the start of a unit the pooler answers it itself, once what came before is answered.
+            return match (self.segment, self.pipeline.is_empty()) {
+                (Segment::Open, _) => Judgement::Refuse(Refusal::IdentityUnclear),
+                (_, false) => Judgement::Hold,
+                (_, true) => Judgement::Pass,
+            };
+        }
+        if is_identity {
+            return Judgement::Pass;
+        }
+        match refusal(reading, client, is_open) {
+            Some(refusal) => Judgement::Refuse(refusal),
+            None => Judgement::Pass,
+        }
+    }
+}
+
+/// Whether a text may go to the server now.
+enum Judgement {
+    Hold,
+    Pass,
+    Refuse(Refusal),
+}
+
+/// What a client's name stands for.
+enum Found {
+    /// What the server knows by the same name.
+    AsIs,
+    /// A statement the server knows by a name of ours.
+    Named(Named),
+    /// Nothing.
+    Nothing,
+}
+
+/// What configuration forbids in a text. `is_open`: inside a transaction block, where a SET of the identity ends with it.
+pub(in crate::session) fn refusal(reading: &Reading, client: &ClientState, is_open: bool) -> Option<Refusal> {
+    let (hints, rules) = (reading.hints, &client.rules);
+    if hints.has(Hints::IDENTITY) && !is_open {
+        return Some(Refusal::IdentityUnclear);
+    }
+    if hints.has(Hints::BEGIN) && rules.mode == Mode::Statement {
+        return Some(Refusal::StatementMode);
+    }
+    let is_pooled = rules.mode != Mode::Session;
+    if hints.has(Hints::SETS) && !hints.has(Hints::IDENTITY) && rules.set == SetPolicy::Refuse && is_pooled {
+        return Some(Refusal::SetRefused);
+    }
+    (hints.has(Hints::STATE) && rules.state == StatePolicy::Refuse && is_pooled).then_some(Refusal::SessionState)
+}
+
+/// Reads a Query's text, or as much of it as is read.
+///
+/// # Errors
+/// A whole body without its terminator.
+pub(in crate::session) fn read_query(body: &[u8], is_whole: bool, client: &ClientState) -> Result<Reading, Malformed> {
+    if is_whole {
+        return Ok(client.read(frontend::query(body)?));
+    }
+    let mut reading = client.read(body);
+    reading.command = None;
+    reading.hints = reading.hints.with(Hints::SETS).with(Hints::STATE);
+    Ok(reading)
+}
+
+/// Parse of a definition, which carries its own types.
+fn put_parse(outbox: &mut BytesMut, name: &[u8], definition: &[u8]) {
+    outbox.put_u8(tag::PARSE);
+    outbox.put_u32((4 + name.len() + 1 + definition.len()) as u32);
+    outbox.put_slice(name);
+    outbox.put_u8(0);
+    outbox.put_slice(definition);
+}

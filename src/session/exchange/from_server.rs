@@ -1,0 +1,369 @@
+//! What the server says: forwarded, swallowed, replaced, and counted against what it owes.
+//!
+//! # Promises
+//! - Rows and copied data are judged by their header alone and never held whole.
+//! - Consecutive frames that go to the client move as one piece.
+//!
+//! # Refuses
+//! To send anything to the server but the Sync that ends a failed prelude.
+
+use bytes::BytesMut;
+
+use crate::session::client::ClientState;
+use crate::session::exchange::{Exchange, Loss, Outcome, Phase, Rest, Segment, Unit, is_undoable, tell};
+use crate::session::pipeline::{Answer, Origin, Owed, Step};
+use crate::session::server::ServerState;
+use crate::session::transaction::Status;
+use crate::session::violation::{Refusal, Side, Violation};
+use crate::wire::Buffers;
+use crate::wire::Header;
+use crate::wire::Malformed;
+use crate::wire::backend;
+use crate::wire::buffer;
+use crate::wire::frame::HEADER;
+use crate::wire::frame::backend as tag;
+use crate::wire::write;
+
+/// The most of a control frame that is read whole.
+const WHOLE: usize = 1 << 20;
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// To the client, as it is.
+    Forward,
+    /// To the client, with our words in its place.
+    Replace(Refusal),
+    /// Nowhere.
+    Swallow,
+}
+
+impl Exchange {
+    /// Judges all that has come from the server.
+    pub(super) fn hear_server(
+        &mut self,
+        client: &mut ClientState,
+        client_buffers: &mut Buffers,
+        server: &mut ServerState,
+        server_buffers: &mut Buffers,
+    ) -> Result<Option<Outcome>, Violation> {
+        let broken = |malformed| Violation::Malformed(Side::Server, malformed);
+        let (inbox, outbox) = (&mut server_buffers.inbox, &mut client_buffers.outbox);
+        let mut run = 0;
+        loop {
+            run = self.pass_rest_from_server(inbox, run, outbox);
+            if self.server_rest != Rest::None {
+                break;
+            }
+            let Some(left) = inbox.get(run..) else { break };
+            let Some(header) = Header::read(left).map_err(broken)? else { break };
+            let available = left.len().min(header.len);
+            if available < self.needed(header).map_err(broken)? {
+                break;
+            }
+            let body = left.get(HEADER..available).unwrap_or_default();
+            let fate = self.on_frame(header, body, client, server)?;
+            let is_whole = available == header.len;
+            match fate {
+                Fate::Forward => {
+                    run += available;
+                    if !is_whole {
+                        self.server_rest = Rest::Forward(header.len - available);
+                    }
+                }
+                Fate::Replace(_) | Fate::Swallow => {
+                    buffer::forward(inbox, run, outbox);
+                    run = 0;
+                    buffer::discard(inbox, available);
+                    if !is_whole {
+                        self.server_rest = Rest::Discard(header.len - available);
+                    }
+                }
+            }
+            if let Fate::Replace(refusal) = fate {
+                refusal.report(&self.refused).write(outbox);
+            }
+            if header.tag == tag::ERROR && let Some(outcome) = self.after_error(&mut server_buffers.outbox) {
+                buffer::forward(inbox, run, outbox);
+                return Ok(Some(outcome));
+            }
+            if std::mem::take(&mut self.is_just_proven) {
+                // What was kept has been said.
+                buffer::discard(&mut client_buffers.inbox, std::mem::take(&mut self.cursor));
+                server.applied = client.wanted.clone();
+                self.tally.preludes += 1;
+                tell(client, server, outbox);
+            }
+            if self.pipeline.front().is_some_and(|owed| owed.origin == Origin::Supplied) {
+                buffer::forward(inbox, run, outbox);
+                run = 0;
+                self.supply(outbox);
+            }
+        }
+        buffer::forward(inbox, run, outbox);
+        Ok(None)
+    }
+
+    /// Passes the rest of a frame that is half through; returns the new end of the run.
+    fn pass_rest_from_server(&mut self, inbox: &mut BytesMut, run: usize, outbox: &mut BytesMut) -> usize {
+        let available = inbox.len().saturating_sub(run);
+        match self.server_rest {
+            Rest::None => run,
+            Rest::Forward(rest) => {
+                let taken = rest.min(available);
+                self.server_rest = if taken == rest { Rest::None } else { Rest::Forward(rest - taken) };
+                run + taken
+            }
+            Rest::Discard(rest) => {
+                buffer::forward(inbox, run, outbox);
+                let taken = rest.min(available);
+                buffer::discard(inbox, taken);
+                self.server_rest = if taken == rest { Rest::None } else { Rest::Discard(rest - taken) };
+                0
+            }
+        }
+    }
+
+    /// How many bytes of a frame must have come before it can be judged.
+    fn needed(&self, header: Header) -> Result<usize, Malformed> {
+        let is_whole = match header.tag {
+            // In the barrier it may be the prelude's, whose words are kept; else its front is enough.
+            tag::ERROR if self.phase == Phase::Barrier && header.len <= WHOLE => true,
+            tag::ERROR => return Ok(header.len.min(HEADER + backend::ERROR_FRONT)),
+            tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS | tag::READY_FOR_QUERY => true,
+            tag::DATA_ROW => matches!(self.phase, Phase::Inspecting { .. }),
+            _ => false,
+        };
+        if !is_whole {
+            return Ok(HEADER);
+        }
+        if header.len > WHOLE {
+            return Err(Malformed::TooLong { tag: header.tag, len: header.len, limit: WHOLE });
+        }
+        Ok(header.len)
+    }
+
+    /// Judges one frame.
+    fn on_frame(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        client: &mut ClientState,
+        server: &mut ServerState,
+    ) -> Result<Fate, Violation> {
+        let broken = |malformed| Violation::Malformed(Side::Server, malformed);
+        let unexpected = Violation::Unexpected(Side::Server, header.tag);
+        match header.tag {
+            tag::NOTIFICATION => return Ok(Fate::Forward),
+            tag::PARAMETER_STATUS => {
+                let (name, value) = backend::parameter_status(body).map_err(broken)?;
+                server.reported.set(name, value);
+                let is_news = client.told.set(name, value);
+                return Ok(if is_news { Fate::Forward } else { Fate::Swallow });
+            }
+            tag::ERROR => return Ok(self.on_error(body, client, server)),
+            _ => {}
+        }
+        let Some(owed) = self.pipeline.front() else {
+            // A notice may come at any time; nothing else may come unasked.
+            return if header.tag == tag::NOTICE { Ok(Fate::Forward) } else { Err(unexpected) };
+        };
+        let fate = match owed.origin {
+            Origin::Client | Origin::Refused(_) => Fate::Forward,
+            Origin::Injected | Origin::Prelude(_) => Fate::Swallow,
+            Origin::Supplied => return Err(unexpected),
+        };
+        match (header.tag, owed.answer) {
+            (tag::NOTICE, _) => {}
+            (tag::READY_FOR_QUERY, Answer::Query | Answer::Sync) => {
+                self.status = Status::from_byte(backend::ready_for_query(body).map_err(broken)?);
+                self.is_copying_in = false;
+                self.pipeline.pop();
+                if fate == Fate::Forward {
+                    self.tally.queries += 1;
+                }
+            }
+            (tag::DATA_ROW, Answer::Query | Answer::Execute) => {
+                if matches!(self.phase, Phase::Inspecting { .. }) {
+                    self.findings.on_row(body).map_err(broken)?;
+                }
+            }
+            (tag::PARSE_COMPLETE, Answer::Parse)
+            | (tag::BIND_COMPLETE, Answer::Bind)
+            | (tag::CLOSE_COMPLETE, Answer::Close)
+            | (tag::ROW_DESCRIPTION | tag::NO_DATA, Answer::DescribePortal | Answer::DescribeStatement)
+            | (tag::PORTAL_SUSPENDED | tag::EMPTY_QUERY, Answer::Execute) => self.pay(owed),
+            (tag::COMMAND_COMPLETE, Answer::Execute) => {
+                let command = backend::command_complete(body).map_err(broken)?;
+                self.is_copying_in = false;
+                self.pay(owed);
+                self.on_command(command, owed.origin, client, server)?;
+            }
+            (tag::COMMAND_COMPLETE, Answer::Query) => {
+                let command = backend::command_complete(body).map_err(broken)?;
+                self.is_copying_in = false;
+                self.on_command(command, owed.origin, client, server)?;
+            }
+            (tag::COPY_IN, Answer::Execute | Answer::Query) if fate == Fate::Forward => {
+                self.is_copying_in = true;
+                if owed.answer == Answer::Execute {
+                    // "the backend will ignore Sync and Flush messages while in COPY IN" (protocol flow, COPY Operations)
+                    self.is_tainted |= !self.pipeline.forget_syncs();
+                    self.segment = Segment::Open;
+                }
+            }
+            (tag::PARAMETER_DESCRIPTION, Answer::DescribeStatement)
+            | (tag::COPY_OUT | tag::COPY_DATA | tag::COPY_DONE, Answer::Execute | Answer::Query)
+            | (tag::ROW_DESCRIPTION | tag::EMPTY_QUERY | tag::FUNCTION_CALL, Answer::Query) => {}
+            _ => return Err(unexpected),
+        }
+        Ok(fate)
+    }
+
+    /// An entry has been answered in full.
+    fn pay(&mut self, owed: Owed) {
+        self.pipeline.pop();
+        if is_undoable(owed) {
+            self.undo.pop_front();
+        }
+    }
+
+    /// A command has been executed; its tag says which.
+    fn on_command(
+        &mut self,
+        command: &[u8],
+        origin: Origin,
+        client: &mut ClientState,
+        server: &mut ServerState,
+    ) -> Result<(), Violation> {
+        match origin {
+            Origin::Prelude(step) if command != step.tag() => {
+                return Err(Violation::Unexpected(Side::Server, tag::COMMAND_COMPLETE));
+            }
+            Origin::Prelude(Step::Commit) => {
+                self.phase = Phase::Talking;
+                self.is_just_proven = true;
+            }
+            Origin::Client => match command {
+                b"DEALLOCATE ALL" => {
+                    server.statements.clear();
+                    client.forget_statements();
+                }
+                b"DISCARD ALL" => {
+                    server.on_swept(true);
+                    client.discard_all();
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The server refuses what is due. In the extended protocol everything up to the next Sync is void with it.
+    fn on_error(&mut self, body: &[u8], client: &mut ClientState, server: &mut ServerState) -> Fate {
+        let front = backend::error_front(body);
+        let owed = self.pipeline.front();
+        if front.is_fatal {
+            self.is_tainted = true;
+            let is_ours = owed.is_some_and(|owed| !matches!(owed.origin, Origin::Client | Origin::Refused(_)));
+            let is_hidden = is_ours && self.phase != Phase::Talking;
+            self.fatal = Some(Loss::Fatal { is_told: !is_hidden });
+            return if is_hidden { Fate::Swallow } else { Fate::Forward };
+        }
+        let Some(owed) = owed else { return Fate::Forward };
+        if matches!(owed.origin, Origin::Prelude(_)) {
+            self.failure = body.into();
+            self.fail_prelude(front.sqlstate, client, server);
+            return Fate::Swallow;
+        }
+        if owed.answer == Answer::Query {
+            if owed.origin == Origin::Injected {
+                self.question_failed = Some(front.sqlstate.unwrap_or_default());
+            }
+        } else {
+            self.void_segment(owed, front.sqlstate, client, server);
+        }
+        self.is_copying_in = false;
+        match owed.origin {
+            Origin::Refused(refusal) => Fate::Replace(refusal),
+            Origin::Injected if owed.answer == Answer::Query => Fate::Swallow,
+            _ => {
+                self.tally.errors += 1;
+                Fate::Forward
+            }
+        }
+    }
+
+    /// Everything owed up to the next Sync will not come.
+    fn void_segment(
+        &mut self,
+        failed: Owed,
+        sqlstate: Option<[u8; 5]>,
+        client: &mut ClientState,
+        server: &mut ServerState,
+    ) {
+        if failed.statement != 0 {
+            match sqlstate.as_ref() {
+                // "cached plan must not change result type": it is prepared anew the next time, under its own name.
+                Some(b"0A000") if failed.answer != Answer::Parse => server.statements.mark_stale(failed.statement),
+                // The server does not know it after all; or knows another under its name.
+                Some(b"26000") => server.statements.remove(failed.statement),
+                Some(b"42P05") => self.is_tainted = true,
+                _ => {}
+            }
+        }
+        while let Some(owed) = self.pipeline.void() {
+            self.void(owed, client, server);
+        }
+        self.segment = if self.pipeline.is_empty() { Segment::Void } else { self.segment };
+    }
+
+    /// The prelude has failed: nothing of the client's has run. Its words stay in its inbox.
+    fn fail_prelude(&mut self, sqlstate: Option<[u8; 5]>, client: &mut ClientState, server: &mut ServerState) {
+        while let Some(owed) = self.pipeline.pop() {
+            self.void(owed, client, server);
+        }
+        self.undo.clear();
+        self.phase = Phase::Unwinding(sqlstate);
+        self.segment = Segment::Synced;
+        self.cursor = 0;
+    }
+
+    /// What an error leaves to be done: the Sync a failed prelude needs, or the end.
+    fn after_error(&mut self, outbox: &mut BytesMut) -> Option<Outcome> {
+        if let Some(loss) = self.fatal.take() {
+            return Some(Outcome::Lost(loss));
+        }
+        if matches!(self.phase, Phase::Unwinding(_)) && self.pipeline.is_empty() {
+            if self.unit != Unit::Sync {
+                write::sync(outbox);
+            }
+            self.pipeline.push(Owed::client(Answer::Sync).by(Origin::Injected));
+        }
+        None
+    }
+
+    /// Answers in the server's place, as far as it is our turn.
+    pub(super) fn supply(&mut self, outbox: &mut BytesMut) {
+        while let Some(owed) = self.pipeline.front().filter(|owed| owed.origin == Origin::Supplied) {
+            self.pay(owed);
+            match owed.answer {
+                Answer::Parse => write::parse_complete(outbox),
+                Answer::Close => write::close_complete(outbox),
+                Answer::Query => self.supply_deallocate(outbox),
+                Answer::Bind | Answer::DescribePortal | Answer::DescribeStatement | Answer::Execute | Answer::Sync => {}
+            }
+        }
+    }
+
+    /// `DEALLOCATE name` as a Query: the name is gone already; a failed transaction refuses even this.
+    fn supply_deallocate(&self, outbox: &mut BytesMut) {
+        if self.status == Status::Failed {
+            Refusal::FailedTransaction.report(b"").write(outbox);
+        } else {
+            write::command_complete(outbox, b"DEALLOCATE");
+        }
+        write::ready_for_query(outbox, self.status.byte());
+    }
+}

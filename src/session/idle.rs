@@ -1,0 +1,357 @@
+//! What is answered without a server.
+//!
+//! Between transactions a client holds no server, and much of what it says needs none: who its user is, which names it
+//! drops, a Sync to see if we are there. What does need one is left in the inbox for the exchange to judge.
+//!
+//! # Promises
+//! - The answers are those PostgreSQL would give, in both protocols.
+//! - After an error of ours in the extended protocol everything is skipped up to the next Sync, as PostgreSQL does.
+//!
+//! # Refuses
+//! To answer anything whose effect a server would have to share.
+
+use bytes::{BufMut, BytesMut};
+
+use crate::session::client::ClientState;
+use crate::session::exchange::{needed, read_query, refusal};
+use crate::session::settings::{Missing, Mode};
+use crate::session::sql::{Command, Reading, Value};
+use crate::session::violation::{Refusal, Report, Side, Violation};
+use crate::wire::Buffers;
+use crate::wire::Header;
+use crate::wire::Malformed;
+use crate::wire::buffer;
+use crate::wire::frame::HEADER;
+use crate::wire::frame::frontend as tag;
+use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::write;
+
+/// What a client without a server is waiting for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Idle {
+    /// It has said Terminate.
+    Left,
+    /// It has not said anything that could be judged.
+    NeedMore,
+    /// It needs a server for what is at the front of its inbox.
+    NeedServer,
+}
+
+/// What becomes of a frame.
+enum Answer {
+    /// It has been answered, or needs no answer.
+    Done,
+    Left,
+    Refused(Refusal, Vec<u8>),
+    Server,
+}
+
+/// Answers what can be answered. `holds` is whether the client keeps a server, which must then hear what concerns it.
+///
+/// # Errors
+/// The client broke the protocol.
+pub fn answer(client: &mut ClientState, buffers: &mut Buffers, holds: bool) -> Result<Idle, Violation> {
+    let broken = |malformed| Violation::Malformed(Side::Client, malformed);
+    loop {
+        let skipped = client.discarding.min(buffers.inbox.len());
+        buffer::discard(&mut buffers.inbox, skipped);
+        client.discarding -= skipped;
+        if client.discarding > 0 {
+            return Ok(Idle::NeedMore);
+        }
+        let Some(header) = Header::read(&buffers.inbox).map_err(broken)? else { return Ok(Idle::NeedMore) };
+        let is_skipped = client.is_skipping && !matches!(header.tag, tag::SYNC | tag::TERMINATE);
+        if is_skipped || matches!(header.tag, tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL) {
+            // A server that is not copying drops these; what a failed COPY still had on its way ends here.
+            client.discarding = header.len;
+            continue;
+        }
+        let available = buffers.inbox.len().min(header.len);
+        let front = buffers.inbox.get(..available).unwrap_or_default();
+        if available < needed(header, front, &client.rules).map_err(broken)? {
+            return Ok(Idle::NeedMore);
+        }
+        match judge(header, front, client, &mut buffers.outbox, holds).map_err(broken)? {
+            Answer::Done => client.discarding = header.len,
+            Answer::Left => return Ok(Idle::Left),
+            Answer::Refused(refusal, name) => fail(client, buffers, &refusal.report(&name)),
+            Answer::Server if !is_known(header.tag) => return Err(Violation::Unexpected(Side::Client, header.tag)),
+            Answer::Server if lacks_identity(client) => fail(client, buffers, &Refusal::NoIdentity.report(b"")),
+            Answer::Server => return Ok(Idle::NeedServer),
+        }
+    }
+}
+
+fn fail(client: &mut ClientState, buffers: &mut Buffers, report: &Report) {
+    deny(client, buffers, |outbox| report.write(outbox));
+}
+
+/// Answers the frame at the front of the inbox with an error, which `say` writes, and drops it.
+pub fn deny(client: &mut ClientState, buffers: &mut Buffers, say: impl FnOnce(&mut BytesMut)) {
+    client.peeked = None;
+    let Ok(Some(header)) = Header::read(&buffers.inbox) else { return };
+    client.discarding = header.len;
+    say(&mut buffers.outbox);
+    if matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL) {
+        write::ready_for_query(&mut buffers.outbox, b'I');
+    } else {
+        client.is_skipping = true;
+    }
+}
+
+fn is_known(tag: u8) -> bool {
+    matches!(
+        tag,
+        tag::BIND | tag::CLOSE | tag::DESCRIBE | tag::EXECUTE | tag::FUNCTION_CALL | tag::PARSE | tag::QUERY
+    )
+}
+
+fn lacks_identity(client: &ClientState) -> bool {
+    let identity = &client.rules.identity;
+    identity.enabled
+        && identity.missing == Missing::Deny
+        && client.claim.current().is_none()
+        && !client.is_exempt
+}
+
+/// Judges one frame; `front` has all that is [`needed`] of it.
+fn judge(
+    header: Header,
+    front: &[u8],
+    client: &mut ClientState,
+    outbox: &mut BytesMut,
+    holds: bool,
+) -> Result<Answer, Malformed> {
+    let body = front.get(HEADER..).unwrap_or_default();
+    match header.tag {
+        tag::TERMINATE => Ok(Answer::Left),
+        tag::FLUSH => Ok(Answer::Done),
+        tag::SYNC => {
+            client.is_skipping = false;
+            client.forget_portal();
+            write::ready_for_query(outbox, b'I');
+            Ok(Answer::Done)
+        }
+        tag::QUERY => on_query(body, front.len() == header.len, client, outbox, holds),
+        tag::PARSE if front.len() == header.len => on_parse(body, client, outbox, holds),
+        tag::BIND => on_bind(header, body, client, outbox, holds),
+        tag::DESCRIBE => Ok(on_describe(frontend::target(header.tag, body)?, client, outbox, holds)),
+        tag::EXECUTE => {
+            let portal = frontend::execute(body)?;
+            let Some(command) = client.portal(portal).cloned() else { return Ok(Answer::Server) };
+            Ok(run(&command, client, outbox))
+        }
+        tag::CLOSE => {
+            match frontend::target(header.tag, body)? {
+                Target::Statement(_) if client.rules.server_statements == 0 => return Ok(Answer::Server),
+                Target::Portal(name) if client.portal(name).is_some() => client.forget_portal(),
+                Target::Portal(_) => {}
+                Target::Statement(b"") => client.forget_unnamed(),
+                Target::Statement(name) => {
+                    client.forget_statement(name);
+                }
+            }
+            write::close_complete(outbox);
+            Ok(Answer::Done)
+        }
+        _ => Ok(Answer::Server),
+    }
+}
+
+fn on_query(
+    body: &[u8],
+    is_whole: bool,
+    client: &mut ClientState,
+    outbox: &mut BytesMut,
+    holds: bool,
+) -> Result<Answer, Malformed> {
+    let reading = read_query(body, is_whole, client)?;
+    if let Some(command) = reading.command.as_ref().filter(|command| is_ours(command, client, holds)) {
+        if let Command::SelectIdentity(Value::Parameter(_)) = command {
+            // There is no parameter in a Query: the server says so.
+            return Ok(Answer::Server);
+        }
+        client.forget_unnamed();
+        if let Command::SelectIdentity(_) = command {
+            write::row_description(outbox, &["set_config"]);
+        }
+        let answer = run(command, client, outbox);
+        if matches!(answer, Answer::Done) {
+            write::ready_for_query(outbox, b'I');
+        }
+        return Ok(answer);
+    }
+    if let Some(refusal) = refusal(&reading, client, false) {
+        return Ok(Answer::Refused(refusal, Vec::new()));
+    }
+    client.peeked = Some(reading);
+    Ok(Answer::Server)
+}
+
+fn on_parse(body: &[u8], client: &mut ClientState, outbox: &mut BytesMut, holds: bool) -> Result<Answer, Malformed> {
+    let parse = Parse::read(body)?;
+    let reading = client.read(parse.text);
+    let is_ours = reading.command.as_ref().is_some_and(|command| is_ours(command, client, holds));
+    if !is_ours {
+        return Ok(match refusal(&reading, client, false) {
+            Some(refusal) => Answer::Refused(refusal, parse.name.to_vec()),
+            None => Answer::Server,
+        });
+    }
+    if parse.name.is_empty() {
+        client.set_unnamed(parse.definition, reading);
+    } else if client.statement(parse.name).is_some() {
+        return Ok(Answer::Refused(Refusal::DuplicateStatement, parse.name.to_vec()));
+    } else if !client.has_room(parse.definition.len()) {
+        return Ok(Answer::Refused(Refusal::ClientStatements, parse.name.to_vec()));
+    } else {
+        client.name_statement(parse.name, parse.definition, reading);
+    }
+    write::parse_complete(outbox);
+    Ok(Answer::Done)
+}
+
+/// The command behind a statement name, if it is one we answer; refused if there is no such name.
+fn command(name: &[u8], client: &ClientState, holds: bool) -> Result<Option<Command>, Answer> {
+    let reading: &Reading = match (name, client.unnamed(), client.statement(name)) {
+        (b"", Some(unnamed), _) => &unnamed.reading,
+        (b"", None, _) => return Ok(None),
+        (_, _, Some(named)) => &named.reading,
+        (_, _, None) if client.rules.server_statements == 0 => return Ok(None),
+        (_, _, None) => return Err(Answer::Refused(Refusal::UnknownStatement, name.to_vec())),
+    };
+    Ok(reading.command.clone().filter(|command| is_ours(command, client, holds)))
+}
+
+fn on_bind(
+    header: Header,
+    body: &[u8],
+    client: &mut ClientState,
+    outbox: &mut BytesMut,
+    holds: bool,
+) -> Result<Answer, Malformed> {
+    let wrong = Malformed::Body { tag: header.tag };
+    let bind = Bind::read(body).ok_or(wrong)?;
+    let command = match command(bind.statement, client, holds) {
+        Ok(Some(command)) => command,
+        Ok(None) => return Ok(Answer::Server),
+        Err(refused) => return Ok(refused),
+    };
+    let values = body.get(bind.names..).unwrap_or_default();
+    let command = match command {
+        Command::SelectIdentity(Value::Parameter(number)) => {
+            let value = parameter(values, number).ok_or(wrong)?;
+            Command::SelectIdentity(Value::Literal(value.to_vec()))
+        }
+        command => command,
+    };
+    client.set_portal(bind.portal, command);
+    write::bind_complete(outbox);
+    Ok(Answer::Done)
+}
+
+fn on_describe(target: Target<'_>, client: &ClientState, outbox: &mut BytesMut, holds: bool) -> Answer {
+    let described = match target {
+        Target::Portal(name) => client.portal(name).cloned(),
+        Target::Statement(name) => match command(name, client, holds) {
+            Ok(described) => described,
+            Err(refused) => return refused,
+        },
+    };
+    let Some(described) = described else { return Answer::Server };
+    if let Target::Statement(_) = target {
+        match described {
+            Command::SelectIdentity(Value::Parameter(number)) => text_parameters(outbox, number),
+            _ => text_parameters(outbox, 0),
+        }
+    }
+    match described {
+        Command::SelectIdentity(_) => write::row_description(outbox, &["set_config"]),
+        _ => write::no_data(outbox),
+    }
+    Answer::Done
+}
+
+/// ParameterDescription of so many texts (type 25).
+fn text_parameters(outbox: &mut BytesMut, count: u16) {
+    outbox.put_u8(crate::wire::frame::backend::PARAMETER_DESCRIPTION);
+    outbox.put_u32(6u32.saturating_add(u32::from(count).saturating_mul(4)));
+    outbox.put_u16(count);
+    for _ in 0..count {
+        outbox.put_u32(25);
+    }
+}
+
+/// The bound value of this number, from what follows the names in a Bind; NULL is the empty value.
+fn parameter(values: &[u8], number: u16) -> Option<&[u8]> {
+    let (formats, rest) = values.split_first_chunk::<2>()?;
+    let rest = rest.get(usize::from(u16::from_be_bytes(*formats)).checked_mul(2)?..)?;
+    let (count, mut rest) = rest.split_first_chunk::<2>()?;
+    for index in 1..=u16::from_be_bytes(*count) {
+        let (len, after) = rest.split_first_chunk::<4>()?;
+        let len = usize::try_from(i32::from_be_bytes(*len)).unwrap_or(0);
+        let (value, after) = after.split_at_checked(len)?;
+        if index == number {
+            return Some(value);
+        }
+        rest = after;
+    }
+    None
+}
+
+/// Whether a command is answered here, for this client, now.
+fn is_ours(command: &Command, client: &ClientState, holds: bool) -> bool {
+    match command {
+        Command::Deallocate(name) => client.statement(name).is_some(),
+        Command::DeallocateAll => client.rules.server_statements > 0 && client.pins.is_empty(),
+        Command::DiscardAll | Command::ResetAll => !holds && client.rules.mode != Mode::Session,
+        Command::ResetIdentity { .. } | Command::SelectIdentity(_) | Command::SetIdentity(_) => true,
+    }
+}
+
+/// Does what a command says, and answers as its Execute.
+fn run(command: &Command, client: &mut ClientState, outbox: &mut BytesMut) -> Answer {
+    let settings = client.rules.clone();
+    let tag: &[u8] = match command {
+        Command::Deallocate(name) => {
+            client.forget_statement(name);
+            b"DEALLOCATE"
+        }
+        Command::DeallocateAll => {
+            client.forget_statements();
+            b"DEALLOCATE ALL"
+        }
+        Command::DiscardAll => {
+            client.discard_all();
+            b"DISCARD ALL"
+        }
+        Command::ResetAll => {
+            client.reset_all();
+            b"RESET"
+        }
+        Command::ResetIdentity { .. } if !settings.identity.from_set => {
+            return Answer::Refused(Refusal::IdentityChannel, Vec::new());
+        }
+        Command::ResetIdentity { is_set } => {
+            client.claim.reset();
+            if *is_set { b"SET" } else { b"RESET" }
+        }
+        Command::SelectIdentity(Value::Literal(value)) => {
+            if let Err(refusal) = client.claim.set(value, &settings.identity) {
+                return Answer::Refused(refusal, Vec::new());
+            }
+            write::data_row(outbox, &[Some(value)]);
+            b"SELECT 1"
+        }
+        Command::SelectIdentity(Value::Parameter(_)) => return Answer::Server,
+        Command::SetIdentity(value) => {
+            if let Err(refusal) = client.claim.set(value, &settings.identity) {
+                return Answer::Refused(refusal, Vec::new());
+            }
+            b"SET"
+        }
+    };
+    write::command_complete(outbox, tag);
+    Answer::Done
+}

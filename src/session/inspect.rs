@@ -1,0 +1,170 @@
+//! Asking a server what a client has left on it, and cleaning it away.
+//!
+//! SQL can change a session in more ways than reading it can tell. So when a text *might* have, the server is asked at the
+//! next `Z(I)`, after the client has its answer: which settings are the session's own, and what else is there that cannot
+//! follow the client. The answer decides what is tracked, what pins, and what is swept.
+//!
+//! # Promises
+//! - The question is schema-qualified down to its operators, and unaffected by a `statement_timeout` left behind.
+//! - The sweep ends everything of a client's but the plans kept under our own names.
+//!
+//! # Refuses
+//! To trust the answer further than the client's own session: it decides what *this* client gets back.
+
+use bytes::BytesMut;
+
+use crate::session::hold::{Pin, Pins};
+use crate::session::parameters::Values;
+use crate::wire::Malformed;
+use crate::wire::backend;
+use crate::wire::write;
+
+/// The question. Rows are (kind, name, value).
+const QUESTION: &str = "\
+SELECT 'setting',name,setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
+AND name OPERATOR(pg_catalog.<>) ALL ('{transaction_isolation,transaction_read_only,transaction_deferrable}'::pg_catalog.text[]) \
+UNION ALL SELECT 'pin','advisory_lock','' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
+UNION ALL SELECT 'pin','hold_cursor','' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+UNION ALL SELECT 'pin','listen','' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
+UNION ALL SELECT 'pin','prepare','' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) \
+UNION ALL SELECT 'pin','role','' WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
+OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
+AND usename OPERATOR(pg_catalog.<>) pg_catalog.current_setting('session_authorization')::pg_catalog.name) \
+UNION ALL SELECT 'pin','temporary','' WHERE EXISTS (SELECT FROM pg_catalog.pg_class \
+WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+UNION ALL SELECT 'plans','',pg_catalog.count(*)::pg_catalog.text FROM pg_catalog.pg_prepared_statements \
+WHERE NOT from_sql";
+
+/// Said before and after the question when a `statement_timeout` is too short for it. The timeout's own value is read
+/// first, because the guard changes it.
+const GUARD: (&str, &str) = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED;\
+SELECT 'guarded','statement_timeout',pg_catalog.current_setting('statement_timeout');SET LOCAL statement_timeout=0;",
+    ";COMMIT",
+);
+
+/// Everything of a client's, ended; plans kept (identity.md, "Giving the server back").
+const SWEEP: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;\
+SELECT pg_catalog.pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP";
+
+/// The same, and the plans too.
+const SWEEP_ALL: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;\
+SELECT pg_catalog.pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP;DEALLOCATE ALL";
+
+/// Asks. `custom` are two-part settings, which PostgreSQL does not list; `guarded` after a timeout cut the question short.
+pub fn ask<'a>(outbox: &mut BytesMut, custom: impl Iterator<Item = &'a [u8]>, guarded: bool) {
+    let (before, after) = if guarded { GUARD } else { ("", "") };
+    let mut sql = [before, QUESTION].concat().into_bytes();
+    for name in custom {
+        sql.extend_from_slice(b" UNION ALL SELECT 'custom',");
+        put_literal(&mut sql, name);
+        sql.extend_from_slice(b",pg_catalog.current_setting(");
+        put_literal(&mut sql, name);
+        sql.extend_from_slice(b",true)");
+    }
+    sql.extend_from_slice(after.as_bytes());
+    write::query(outbox, &sql);
+}
+
+/// Sweeps.
+pub fn sweep(outbox: &mut BytesMut, with_statements: bool) {
+    write::query(outbox, if with_statements { SWEEP_ALL } else { SWEEP }.as_bytes());
+}
+
+/// `E'...'`: right under any `standard_conforming_strings`.
+fn put_literal(sql: &mut Vec<u8>, text: &[u8]) {
+    sql.extend_from_slice(b"E'");
+    for &byte in text.iter().filter(|byte| **byte != 0) {
+        if byte == b'\'' || byte == b'\\' {
+            sql.push(byte);
+        }
+        sql.push(byte);
+    }
+    sql.push(b'\'');
+}
+
+/// What the server answered, so far.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Settings that are the session's own.
+    pub values: Values,
+    /// What cannot follow the client.
+    pub pins: Pins,
+    /// How many statements there are by protocol; we know how many there should be.
+    pub plans: usize,
+}
+
+impl Findings {
+    /// Takes one DataRow of the answer.
+    ///
+    /// # Errors
+    /// A body that is no row.
+    pub fn on_row(&mut self, body: &[u8]) -> Result<(), Malformed> {
+        let mut columns = backend::data_row(body)?;
+        let (Some(Some(kind)), Some(Some(name)), value) = (columns.next(), columns.next(), columns.next().flatten()) else {
+            return Ok(());
+        };
+        match (kind, value) {
+            // A guarded answer lists the timeout twice; the first time is the client's.
+            (b"setting", Some(_)) if name == b"statement_timeout" && self.values.value(name).is_some() => {}
+            (b"setting" | b"guarded", Some(value)) => {
+                self.values.set(name, value);
+            }
+            (b"custom", Some(value)) if !value.is_empty() => {
+                self.values.set(name, value);
+            }
+            (b"pin", _) => {
+                if let Some(pin) = Pin::ALL.into_iter().find(|pin| pin.name().as_bytes() == name) {
+                    self.pins.insert(pin);
+                }
+            }
+            (b"plans", Some(value)) => {
+                self.plans = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: &[&str]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        let values: Vec<_> = values.iter().map(|value| Some(value.as_bytes())).collect();
+        write::data_row(&mut out, &values);
+        out[5..].to_vec()
+    }
+
+    #[test]
+    fn rows_become_settings_and_pins() {
+        let mut findings = Findings::default();
+        for values in [
+            ["guarded", "statement_timeout", "1ms"],
+            ["setting", "statement_timeout", "0"],
+            ["custom", "app.x", ""],
+            ["custom", "app.y", "1"],
+            ["pin", "listen", ""],
+            ["plans", "", "3"],
+        ] {
+            findings.on_row(&row(&values)).unwrap();
+        }
+
+        assert_eq!(findings.values.iter().count(), 2);
+        assert!(findings.pins.contains(Pin::Listen));
+        assert_eq!(findings.plans, 3);
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_literal() {
+        let mut sql = Vec::new();
+        put_literal(&mut sql, b"a'; drop table t; --\\");
+
+        assert_eq!(sql, b"E'a''; drop table t; --\\\\'");
+    }
+}

@@ -1,0 +1,252 @@
+//! Prepared statements: the client's names, the server's names, and moving between servers.
+//!
+//! A client prepares `s1` on one server and executes it on another. So a name is the client's own, the text behind it is
+//! shared by all who sent the same, and each server knows the text under a name of ours, which is never reused.
+//!
+//! # Promises
+//! - Two statements are one only if text and parameter types are equal, byte for byte; never by a hash alone.
+//! - What a client may hold is bounded in number and in bytes.
+//! - A server holds at most as many statements as configured; the least recently used one goes first.
+//!
+//! # Refuses
+//! To send anything: [`crate::session::exchange`] does.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::session::sql::Reading;
+
+/// A text with its parameter types, shared by all clients that sent it.
+pub struct Statement {
+    /// Its number: never reused, never 0.
+    pub number: u64,
+    /// What a Parse carries after the name: text, terminator, types.
+    pub definition: Box<[u8]>,
+}
+
+impl Statement {
+    /// The name servers know it by.
+    pub fn server_name(&self) -> ServerName {
+        ServerName::new(self.number)
+    }
+
+    /// Bytes it stands for in the limits.
+    pub fn bytes(&self) -> usize {
+        self.definition.len()
+    }
+}
+
+impl fmt::Debug for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Statement({})", self.number)
+    }
+}
+
+/// `pgusher_` and a number, written without allocating.
+#[derive(Clone, Copy)]
+pub struct ServerName {
+    bytes: [u8; 28],
+    len: u8,
+}
+
+impl ServerName {
+    /// The name of the statement with this number.
+    pub fn new(number: u64) -> Self {
+        let mut bytes = [0u8; 28];
+        let mut writer = &mut bytes[..];
+        let _ = std::io::Write::write_fmt(&mut writer, format_args!("pgusher_{number}"));
+        let left = writer.len();
+        Self { bytes, len: 28u8.saturating_sub(left as u8) }
+    }
+
+    /// The name.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// Where equal texts become one statement.
+pub trait Interner: Send + Sync {
+    /// The statement of this definition: the same for the same bytes as long as anyone holds it.
+    fn intern(&self, definition: &[u8]) -> Arc<Statement>;
+}
+
+/// A name a client has given to a statement.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The statement.
+    pub statement: Arc<Statement>,
+    /// What its text might do, and whether it is a command of ours.
+    pub reading: Arc<Reading>,
+}
+
+/// One client's names.
+#[derive(Default, Debug)]
+pub struct ClientStatements {
+    names: HashMap<Box<[u8]>, Named>,
+    bytes: usize,
+}
+
+impl ClientStatements {
+    /// The statement called `name`.
+    pub fn named(&self, name: &[u8]) -> Option<&Named> {
+        self.names.get(name)
+    }
+
+    /// Whether one more of `bytes` would stay within both limits.
+    pub fn has_room(&self, bytes: usize, most: usize, most_bytes: usize) -> bool {
+        self.names.len() < most && self.bytes.saturating_add(bytes) <= most_bytes
+    }
+
+    /// Gives `name` to a statement.
+    pub fn insert(&mut self, name: &[u8], named: Named) {
+        self.bytes = self.bytes.saturating_add(named.statement.bytes());
+        if let Some(old) = self.names.insert(name.into(), named) {
+            self.bytes = self.bytes.saturating_sub(old.statement.bytes());
+        }
+    }
+
+    /// Takes `name` away.
+    pub fn remove(&mut self, name: &[u8]) -> Option<Named> {
+        let named = self.names.remove(name)?;
+        self.bytes = self.bytes.saturating_sub(named.statement.bytes());
+        Some(named)
+    }
+
+    /// Takes all names away.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+}
+
+/// What a server knows of a statement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Nothing.
+    No,
+    /// It has it, but can no longer execute it: DDL has changed its result.
+    Stale,
+    /// It has it.
+    Yes,
+}
+
+/// When a statement was last used, and whether it still can be.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    at: u64,
+    known: Known,
+}
+
+/// What one server has prepared, by number.
+#[derive(Default, Debug)]
+pub struct ServerStatements {
+    used: HashMap<u64, Use>,
+    clock: u64,
+}
+
+impl ServerStatements {
+    /// Whether the server has it; if so it has just been used.
+    pub fn touch(&mut self, number: u64) -> Known {
+        self.clock += 1;
+        let clock = self.clock;
+        self.used.get_mut(&number).map_or(Known::No, |used| {
+            used.at = clock;
+            used.known
+        })
+    }
+
+    /// The server is being told it.
+    pub fn insert(&mut self, number: u64) {
+        self.clock += 1;
+        self.used.insert(number, Use { at: self.clock, known: Known::Yes });
+    }
+
+    /// The server has it under a plan it cannot use any more.
+    pub fn mark_stale(&mut self, number: u64) {
+        if let Some(used) = self.used.get_mut(&number) {
+            used.known = Known::Stale;
+        }
+    }
+
+    /// The server does not have it after all.
+    pub fn remove(&mut self, number: u64) {
+        self.used.remove(&number);
+    }
+
+    /// The statement to close so that at most `limit` - 1 are left; call until `None`.
+    pub fn evict(&mut self, limit: usize) -> Option<u64> {
+        if self.used.len() < limit {
+            return None;
+        }
+        let (&number, _) = self.used.iter().min_by_key(|(_, used)| used.at)?;
+        self.used.remove(&number);
+        Some(number)
+    }
+
+    /// The server has none any more.
+    pub fn clear(&mut self) {
+        self.used.clear();
+    }
+
+    /// How many it has.
+    pub fn len(&self) -> usize {
+        self.used.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.used.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statement(number: u64) -> Named {
+        let definition = Box::from(&b"select 1\0\0\0"[..]);
+        Named { statement: Arc::new(Statement { number, definition }), reading: Arc::default() }
+    }
+
+    #[test]
+    fn the_least_recently_used_statement_is_evicted() {
+        let mut server = ServerStatements::default();
+        for number in [1, 2, 3] {
+            server.insert(number);
+        }
+        assert_eq!(server.touch(1), Known::Yes);
+
+        assert_eq!(server.evict(3), Some(2));
+        assert_eq!(server.evict(3), None);
+
+        assert_eq!(server.touch(2), Known::No);
+    }
+
+    #[test]
+    fn a_clients_bytes_are_counted_both_ways() {
+        let mut client = ClientStatements::default();
+        client.insert(b"a", statement(1));
+        assert!(!client.has_room(1, 1, 100));
+        assert!(!client.has_room(90, 10, 100));
+        client.remove(b"a");
+
+        assert!(client.has_room(90, 10, 100));
+    }
+
+    #[test]
+    fn a_server_name_holds_the_largest_number() {
+        assert_eq!(ServerName::new(u64::MAX).as_bytes(), b"pgusher_18446744073709551615");
+        assert_eq!(ServerName::new(7).as_bytes(), b"pgusher_7");
+    }
+}

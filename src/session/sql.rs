@@ -1,0 +1,756 @@
+//! What a text might do to its session, read from its words.
+//!
+//! This is not a parser and decides nothing about safety: the identity is safe whatever SQL does (see
+//! [`crate::session::inject`]). It answers two questions. *Might this leave session state behind?* Then the server is asked
+//! what is really there ([`crate::session::inspect`]), so the answer may err on the side of yes. *Is this a single
+//! command that the pooler answers itself?* There it must be exact, and says no when in doubt.
+//!
+//! # Promises
+//! - Comments, strings, dollar quotes and quoted names are skipped as PostgreSQL's lexer skips them
+//!   (PostgreSQL docs, "Lexical Structure"), with `standard_conforming_strings` on.
+//! - One pass, no allocation but for the value of a command found.
+//!
+//! # Refuses
+//! To look into strings: what `DO` or `EXECUTE` run is unknown, and said to be.
+
+use memchr::{memchr, memchr2};
+
+/// What a text might do, as a set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hints(u8);
+
+impl Hints {
+    /// Opens a transaction block.
+    pub const BEGIN: Self = Self(1);
+    /// Puts session state away; it cannot make any.
+    pub const CLEANS: Self = Self(2);
+    /// Sets the identity variable for the session, in a text that does more than that.
+    pub const IDENTITY: Self = Self(4);
+    /// Runs what cannot be read here: DO, CALL, EXECUTE, a setting whose name is computed.
+    pub const OPAQUE: Self = Self(128);
+    /// Puts every setting back: the identity goes with them.
+    pub const RESETS_IDENTITY: Self = Self(8);
+    /// Reads what sequences the session last used.
+    pub const SEQUENCES: Self = Self(16);
+    /// A plain SET or `set_config` for the session.
+    pub const SETS: Self = Self(32);
+    /// May make session state of another kind.
+    pub const STATE: Self = Self(64);
+
+    /// Both.
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are here.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any of `other` is here.
+    pub fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Where a command's value comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Value {
+    /// Written in the text.
+    Literal(Vec<u8>),
+    /// The bound parameter of this number, from 1.
+    Parameter(u16),
+}
+
+/// A text that is one command of those the pooler may answer itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// `DEALLOCATE name`; the name as PostgreSQL folds it.
+    Deallocate(Vec<u8>),
+    /// `DEALLOCATE ALL`.
+    DeallocateAll,
+    /// `DISCARD ALL`.
+    DiscardAll,
+    /// `RESET ALL`.
+    ResetAll,
+    /// `RESET variable`, `SET variable TO DEFAULT`: of the identity.
+    ResetIdentity {
+        /// Whether it was written as a SET: the command tag says so too.
+        is_set: bool,
+    },
+    /// `SELECT set_config(variable, value, false)` of the identity.
+    SelectIdentity(Value),
+    /// `SET variable = value` of the identity.
+    SetIdentity(Vec<u8>),
+}
+
+/// All that is read from a text.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reading {
+    /// What it might do.
+    pub hints: Hints,
+    /// What it is, if it is one command we know.
+    pub command: Option<Command>,
+    /// The two-part settings it sets for the session, lower case: the server does not list those, they must be asked for.
+    pub custom: Vec<Vec<u8>>,
+}
+
+/// Reads `text`; `variable` is the identity's, lower case, or empty when there is none.
+pub fn read(text: &[u8], variable: &[u8]) -> Reading {
+    let mut reading = Reading::default();
+    let mut tokens = Tokens { text, at: 0 };
+    let mut statements = 0usize;
+    loop {
+        let Some(first) = tokens.next() else { break };
+        if first == Token::Symbol(b';') {
+            continue;
+        }
+        statements += 1;
+        let single = statements == 1;
+        if let Token::Word(word) = first {
+            statement(word, &mut tokens, variable, &mut reading, single);
+        } else {
+            rest(first, &mut tokens, variable, &mut reading);
+        }
+    }
+    if statements > 1 {
+        // What stood alone does not any more: a command on the identity is then one we do not follow.
+        match reading.command.take() {
+            Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. }) => {
+                reading.hints = reading.hints.with(Hints::IDENTITY);
+            }
+            _ => {}
+        }
+    }
+    reading
+}
+
+/// Reads one statement that begins with `word`, up to and including its semicolon.
+fn statement(word: &[u8], tokens: &mut Tokens<'_>, variable: &[u8], reading: &mut Reading, single: bool) {
+    let is = |keyword: &str| word.eq_ignore_ascii_case(keyword.as_bytes());
+    let rewind = *tokens;
+    let (hints, command) = match () {
+        () if is("select") => {
+            let command = if variable.is_empty() { None } else { select_identity(tokens, variable) };
+            if command.is_some() {
+                (Hints::SETS, command)
+            } else {
+                *tokens = rewind;
+                (Hints::default(), None)
+            }
+        }
+        () if is("set") => set(tokens, variable, &mut reading.custom),
+        () if is("reset") => reset(tokens, variable),
+        () if is("begin") || is("start") => (Hints::BEGIN, None),
+        () if is("discard") => discard(tokens),
+        () if is("deallocate") => deallocate(tokens),
+        () if is("unlisten") || is("close") || is("drop") => (Hints::CLEANS, None),
+        () if is("listen") || is("load") => (Hints::STATE, None),
+        () if is("do") || is("call") || is("execute") => (Hints::OPAQUE, None),
+        () if is("prepare") => match tokens.next() {
+            Some(Token::Word(next)) if next.eq_ignore_ascii_case(b"transaction") => (Hints::default(), None),
+            _ => (Hints::STATE, None),
+        },
+        () => (Hints::default(), None),
+    };
+    reading.hints = reading.hints.with(hints);
+    if single {
+        reading.command = command;
+    } else if matches!(command, Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. })) {
+        reading.hints = reading.hints.with(Hints::IDENTITY);
+    }
+    while let Some(token) = tokens.next() {
+        if token == Token::Symbol(b';') {
+            return;
+        }
+        rest(token, tokens, variable, reading);
+    }
+}
+
+/// Looks at a word in the middle of a statement.
+fn rest(token: Token<'_>, tokens: &mut Tokens<'_>, variable: &[u8], reading: &mut Reading) {
+    let word = match token {
+        Token::Word(word) => word,
+        Token::Quoted(name) => name,
+        Token::Escaped => {
+            reading.hints = reading.hints.with(Hints::OPAQUE);
+            return;
+        }
+        _ => return,
+    };
+    // Most words are none of these; the first letter and the length tell.
+    let found = match (word.first().map(u8::to_ascii_lowercase), word.len()) {
+        (Some(b't'), 4 | 9) if eq(word, "temp") || eq(word, "temporary") => Hints::STATE,
+        (Some(b'h'), 4) if eq(word, "hold") => Hints::STATE,
+        (Some(b's'), 10) if eq(word, "set_config") => set_config(tokens, variable, &mut reading.custom),
+        (Some(b'p'), 7..) if starts(word, "pg_temp") || eq(word, "pg_settings") => Hints::STATE,
+        (Some(b'p'), 16..) if contains(word, b"advisory_unlock") => Hints::CLEANS,
+        (Some(b'p'), 16..) if contains(word, b"advisory_lock") => Hints::STATE,
+        (Some(b'l' | b'c'), 7) if eq(word, "lastval") || eq(word, "currval") => Hints::SEQUENCES,
+        _ => return,
+    };
+    reading.hints = reading.hints.with(found);
+}
+
+fn eq(word: &[u8], keyword: &str) -> bool {
+    word.eq_ignore_ascii_case(keyword.as_bytes())
+}
+
+fn starts(word: &[u8], keyword: &str) -> bool {
+    word.get(..keyword.len()).is_some_and(|front| eq(front, keyword))
+}
+
+fn contains(word: &[u8], part: &[u8]) -> bool {
+    word.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
+}
+
+/// After `set_config`: for the session, for the transaction, and of which variable.
+fn set_config(tokens: &Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> Hints {
+    let mut look = *tokens;
+    if look.next() != Some(Token::Symbol(b'(')) {
+        return Hints::OPAQUE;
+    }
+    let name = look.next();
+    let (mut depth, mut last) = (1usize, None);
+    for token in look.by_ref() {
+        match token {
+            Token::Symbol(b'(') => depth += 1,
+            Token::Symbol(b')') => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        last = Some(token);
+    }
+    if matches!(last, Some(Token::Word(word)) if eq(word, "true")) {
+        return Hints::default();
+    }
+    match name {
+        Some(Token::String(text)) if !variable.is_empty() && text.eq_ignore_ascii_case(variable) => {
+            Hints::SETS.with(Hints::IDENTITY)
+        }
+        Some(Token::String(text)) => {
+            note_custom(text, custom);
+            Hints::SETS
+        }
+        _ => Hints::OPAQUE,
+    }
+}
+
+/// Keeps `name` if it is of two parts.
+fn note_custom(name: &[u8], custom: &mut Vec<Vec<u8>>) {
+    if memchr(b'.', name).is_some() {
+        custom.push(name.to_ascii_lowercase());
+    }
+}
+
+/// `SELECT set_config('variable', value, false)` and no more.
+fn select_identity(tokens: &mut Tokens<'_>, variable: &[u8]) -> Option<Command> {
+    let mut word = tokens.name()?;
+    if word == b"pg_catalog" {
+        tokens.symbol(b'.')?;
+        word = tokens.name()?;
+    }
+    if word != b"set_config" {
+        return None;
+    }
+    tokens.symbol(b'(')?;
+    match tokens.next()? {
+        Token::String(text) if text.eq_ignore_ascii_case(variable) => {}
+        _ => return None,
+    }
+    tokens.cast();
+    tokens.symbol(b',')?;
+    let value = match tokens.next()? {
+        Token::String(text) => Value::Literal(unquote(text, b'\'')),
+        Token::Parameter(number) => Value::Parameter(number),
+        _ => return None,
+    };
+    tokens.cast();
+    tokens.symbol(b',')?;
+    match tokens.next()? {
+        Token::Word(word) if eq(word, "false") => {}
+        _ => return None,
+    }
+    tokens.symbol(b')')?;
+    if let Some(alias) = tokens.peek_word() {
+        // `AS name` changes the answer's column: not ours to supply.
+        let _ = alias;
+        return None;
+    }
+    tokens.is_end().then_some(Command::SelectIdentity(value))
+}
+
+/// After `SET`.
+fn set(tokens: &mut Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> (Hints, Option<Command>) {
+    let mut look = *tokens;
+    match look.peek_word() {
+        Some(word) if eq(word, "local") || eq(word, "transaction") || eq(word, "constraints") => {
+            return (Hints::default(), None);
+        }
+        Some(word) if eq(word, "session") => {
+            let _ = look.next();
+            if look.peek_word().is_some_and(|word| eq(word, "authorization")) {
+                return (Hints::STATE, None);
+            }
+        }
+        Some(word) if eq(word, "role") => return (Hints::STATE, None),
+        _ => {}
+    }
+    match look.variable() {
+        Some(name) if !variable.is_empty() && name == variable => {}
+        Some(name) => {
+            note_custom(&name, custom);
+            return (Hints::SETS, None);
+        }
+        None => return (Hints::SETS, None),
+    }
+    *tokens = look;
+    let unclear = (Hints::SETS.with(Hints::IDENTITY), None);
+    match tokens.next() {
+        Some(Token::Symbol(b'=')) => {}
+        Some(Token::Word(word)) if eq(word, "to") => {}
+        _ => return unclear,
+    }
+    let command = match tokens.next() {
+        Some(Token::String(text)) => Command::SetIdentity(unquote(text, b'\'')),
+        Some(Token::Quoted(text)) => Command::SetIdentity(unquote(text, b'"')),
+        Some(Token::Word(word)) if eq(word, "default") => Command::ResetIdentity { is_set: true },
+        Some(Token::Word(word)) => Command::SetIdentity(word.to_ascii_lowercase()),
+        Some(Token::Number(digits)) => Command::SetIdentity(digits.to_vec()),
+        _ => return unclear,
+    };
+    if tokens.is_end_of_statement() { (Hints::SETS, Some(command)) } else { unclear }
+}
+
+/// After `RESET`.
+fn reset(tokens: &mut Tokens<'_>, variable: &[u8]) -> (Hints, Option<Command>) {
+    let mut look = *tokens;
+    match look.peek_word() {
+        Some(word) if eq(word, "all") => {
+            return (Hints::CLEANS.with(Hints::RESETS_IDENTITY), Some(Command::ResetAll));
+        }
+        Some(word) if eq(word, "role") || eq(word, "session") => return (Hints::CLEANS, None),
+        _ => {}
+    }
+    match look.variable() {
+        Some(name) if !variable.is_empty() && name == variable => {
+            *tokens = look;
+            (Hints::SETS, Some(Command::ResetIdentity { is_set: false }))
+        }
+        _ => (Hints::SETS, None),
+    }
+}
+
+/// After `DISCARD`.
+fn discard(tokens: &mut Tokens<'_>) -> (Hints, Option<Command>) {
+    let mut look = *tokens;
+    match look.peek_word() {
+        Some(word) if eq(word, "all") => (Hints::CLEANS.with(Hints::RESETS_IDENTITY), Some(Command::DiscardAll)),
+        _ => (Hints::CLEANS, None),
+    }
+}
+
+/// After `DEALLOCATE`.
+fn deallocate(tokens: &mut Tokens<'_>) -> (Hints, Option<Command>) {
+    let mut look = *tokens;
+    if look.peek_word().is_some_and(|word| eq(word, "prepare")) {
+        let _ = look.next();
+    }
+    let command = match look.next() {
+        Some(Token::Word(word)) if eq(word, "all") => Command::DeallocateAll,
+        Some(Token::Word(word)) => Command::Deallocate(word.to_ascii_lowercase()),
+        Some(Token::Quoted(name)) => Command::Deallocate(unquote(name, b'"')),
+        _ => return (Hints::CLEANS, None),
+    };
+    if look.is_end_of_statement() {
+        *tokens = look;
+        return (Hints::CLEANS, Some(command));
+    }
+    (Hints::CLEANS, None)
+}
+
+/// The content of a quoted text, its doubled quotes made single.
+fn unquote(raw: &[u8], quote: u8) -> Vec<u8> {
+    let mut text = Vec::with_capacity(raw.len());
+    let mut bytes = raw.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == quote {
+            let _ = bytes.next_if_eq(&quote);
+        }
+        text.push(byte);
+    }
+    text
+}
+
+/// A piece of SQL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Token<'a> {
+    /// A string or name with escapes, whose content is not known.
+    Escaped,
+    Number(&'a [u8]),
+    /// `$1`.
+    Parameter(u16),
+    /// Between double quotes, not unescaped.
+    Quoted(&'a [u8]),
+    /// Between single quotes, not unescaped; dollar quotes too.
+    String(&'a [u8]),
+    Symbol(u8),
+    Word(&'a [u8]),
+}
+
+/// The pieces of a text, comments and white space left out.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Tokens<'a> {
+    fn left(&self) -> &'a [u8] {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let left = self.left();
+        let piece = left.get(..count).unwrap_or(left);
+        self.at += piece.len();
+        piece
+    }
+
+    fn skip_blank(&mut self) {
+        loop {
+            let left = self.left();
+            let blank = left.iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == 0x0b).count();
+            self.at += blank;
+            match self.left() {
+                [b'-', b'-', ..] => {
+                    let left = self.left();
+                    self.at += memchr2(b'\n', b'\r', left).unwrap_or(left.len());
+                }
+                [b'/', b'*', ..] => self.skip_comment(),
+                _ => return,
+            }
+        }
+    }
+
+    /// `/* ... */`, which nests.
+    fn skip_comment(&mut self) {
+        let mut depth = 0usize;
+        loop {
+            match self.left() {
+                [b'/', b'*', ..] => {
+                    depth += 1;
+                    self.at += 2;
+                }
+                [b'*', b'/', ..] => {
+                    depth -= 1;
+                    self.at += 2;
+                    if depth == 0 {
+                        return;
+                    }
+                }
+                [] => return,
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    /// What is between quotes; the opening one is already taken. `escapes` is E'' with its backslashes.
+    fn quoted(&mut self, quote: u8, escapes: bool) -> &'a [u8] {
+        let start = self.at;
+        loop {
+            let left = self.left();
+            let next = if escapes { memchr2(quote, b'\\', left) } else { memchr(quote, left) };
+            let Some(next) = next else {
+                self.at = self.text.len();
+                return self.text.get(start..).unwrap_or_default();
+            };
+            self.at += next;
+            match self.left() {
+                [b'\\', _, ..] if escapes => self.at += 2,
+                [first, second, ..] if *first == quote && *second == quote => self.at += 2,
+                _ => {
+                    let end = self.at;
+                    self.at += 1;
+                    return self.text.get(start..end).unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    /// `$tag$ ... $tag$`, or `$1`.
+    fn dollar(&mut self) -> Token<'a> {
+        let left = self.left();
+        let digits = left.iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count();
+        if digits > 0 {
+            let text = self.take(digits + 1);
+            let number = std::str::from_utf8(text.get(1..).unwrap_or_default()).ok().and_then(|text| text.parse().ok());
+            return Token::Parameter(number.unwrap_or(0));
+        }
+        let name = left.iter().skip(1).take_while(|byte| is_word(**byte) && **byte != b'$').count();
+        if left.get(name + 1) != Some(&b'$') {
+            self.at += 1;
+            return Token::Symbol(b'$');
+        }
+        let tag = self.take(name + 2);
+        let start = self.at;
+        while let Some(next) = memchr(b'$', self.left()) {
+            self.at += next;
+            if self.left().starts_with(tag) {
+                let end = self.at;
+                self.at += tag.len();
+                return Token::String(self.text.get(start..end).unwrap_or_default());
+            }
+            self.at += 1;
+        }
+        self.at = self.text.len();
+        Token::String(self.text.get(start..).unwrap_or_default())
+    }
+
+    fn word(&mut self) -> Token<'a> {
+        let left = self.left();
+        match left {
+            [b'e' | b'E', b'\'', ..] => {
+                self.at += 2;
+                let text = self.quoted(b'\'', true);
+                if memchr(b'\\', text).is_some() { Token::Escaped } else { Token::String(text) }
+            }
+            [b'u' | b'U', b'&', quote @ (b'\'' | b'"'), ..] => {
+                self.at += 3;
+                let _ = self.quoted(*quote, false);
+                Token::Escaped
+            }
+            [b'b' | b'B' | b'x' | b'X' | b'n' | b'N', b'\'', ..] => {
+                self.at += 2;
+                let _ = self.quoted(b'\'', false);
+                Token::Symbol(b'\'')
+            }
+            _ => {
+                let len = left.iter().take_while(|byte| is_word(**byte)).count();
+                Token::Word(self.take(len))
+            }
+        }
+    }
+
+    fn symbol(&mut self, symbol: u8) -> Option<()> {
+        (self.next()? == Token::Symbol(symbol)).then_some(())
+    }
+
+    /// A name, folded as PostgreSQL folds it.
+    fn name(&mut self) -> Option<Vec<u8>> {
+        match self.next()? {
+            Token::Word(word) => Some(word.to_ascii_lowercase()),
+            Token::Quoted(name) => Some(unquote(name, b'"')),
+            _ => None,
+        }
+    }
+
+    /// A dotted name, lower case throughout: settings do not care about case, quoted or not.
+    fn variable(&mut self) -> Option<Vec<u8>> {
+        let mut name = self.name()?.to_ascii_lowercase();
+        loop {
+            let mut look = *self;
+            if look.symbol(b'.').is_none() {
+                return Some(name);
+            }
+            name.push(b'.');
+            name.extend(look.name()?.to_ascii_lowercase());
+            *self = look;
+        }
+    }
+
+    /// Skips `::text` or `::varchar`.
+    fn cast(&mut self) {
+        let mut look = *self;
+        let colons = look.symbol(b':').and_then(|()| look.symbol(b':'));
+        if colons.is_some() && matches!(look.name().as_deref(), Some(b"text" | b"varchar")) {
+            *self = look;
+        }
+    }
+
+    fn peek_word(&mut self) -> Option<&'a [u8]> {
+        let mut look = *self;
+        match look.next()? {
+            Token::Word(word) => Some(word),
+            _ => None,
+        }
+    }
+
+    /// Whether only semicolons are left.
+    fn is_end(&self) -> bool {
+        let mut look = *self;
+        look.all(|token| token == Token::Symbol(b';'))
+    }
+
+    fn is_end_of_statement(&self) -> bool {
+        let mut look = *self;
+        matches!(look.next(), None | Some(Token::Symbol(b';')))
+    }
+}
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = Token<'a>;
+
+    fn next(&mut self) -> Option<Token<'a>> {
+        self.skip_blank();
+        let first = *self.left().first()?;
+        Some(match first {
+            b'\'' => {
+                self.at += 1;
+                Token::String(self.quoted(b'\'', false))
+            }
+            b'"' => {
+                self.at += 1;
+                Token::Quoted(self.quoted(b'"', false))
+            }
+            b'$' => self.dollar(),
+            b'0'..=b'9' => {
+                let len = self.left().iter().take_while(|byte| is_word(**byte) || **byte == b'.').count();
+                Token::Number(self.take(len))
+            }
+            byte if is_word(byte) => self.word(),
+            byte => {
+                self.at += 1;
+                Token::Symbol(byte)
+            }
+        })
+    }
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V: &[u8] = b"app.current_user_id";
+
+    fn hints(text: &str) -> Hints {
+        read(text.as_bytes(), V).hints
+    }
+
+    fn command(text: &str) -> Option<Command> {
+        read(text.as_bytes(), V).command
+    }
+
+    #[test]
+    fn ordinary_sql_has_no_hints() {
+        for text in [
+            "select abalance from pgbench_accounts where aid = 17",
+            "insert into t values ('set role x; listen y', $$create temp table$$, $a$ do $a$)",
+            "update t set a = 1 where b = 'x''; reset all; --'",
+            "/* set role /* nested */ x */ select 1 -- listen x",
+            "set local statement_timeout = 1",
+            "set transaction isolation level serializable",
+            "select set_config('app.current_user_id', 'x', true), pg_advisory_xact_lock(1)",
+            "commit",
+            "",
+        ] {
+            assert_eq!(hints(text), Hints::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_leave_state_behind_is_hinted_at() {
+        for text in [
+            "create temp table t (a int)",
+            "CREATE TEMPORARY VIEW v AS SELECT 1",
+            "select 1 into temp t",
+            "select 1; listen x",
+            "declare c cursor with hold for select 1",
+            "select pg_advisory_lock(1)",
+            "select pg_try_advisory_lock_shared(1)",
+            "set role x",
+            "set session authorization x",
+            "prepare p as select 1",
+            "load 'x'",
+            "create table pg_temp.t (a int)",
+        ] {
+            assert!(hints(text).has(Hints::STATE), "{text}");
+        }
+        for text in [
+            "do $$ begin end $$",
+            "call p()",
+            "execute p",
+            "select U&\"set\\005fconfig\"('a', 'b', false)",
+            "select set_config($1, $2, false)",
+        ] {
+            assert!(hints(text).has(Hints::OPAQUE), "{text}");
+        }
+        for text in ["set work_mem = '1MB'", "select set_config('work_mem', '1MB', false)", "reset work_mem"] {
+            assert!(hints(text).has(Hints::SETS), "{text}");
+        }
+        assert_eq!(read(b"set App.Tenant = 'x'", V).custom, [b"app.tenant"]);
+        assert_eq!(read(b"select set_config('app.tenant', $1, false)", V).custom, [b"app.tenant"]);
+        for text in ["begin", "START TRANSACTION", "select 1; begin; select 2"] {
+            assert!(hints(text).has(Hints::BEGIN), "{text}");
+        }
+        assert!(hints("select lastval()").has(Hints::SEQUENCES));
+    }
+
+    #[test]
+    fn the_identity_is_read_in_every_spelling() {
+        for text in [
+            "SET app.current_user_id = 'a'",
+            "set app.current_user_id to 'a';",
+            "set session APP.Current_User_Id='a' ; ",
+            "SET \"app\".\"current_user_id\" TO 'a' -- why",
+            "/* x */ set app.current_user_id = a",
+            "set app.current_user_id = \"a\"",
+        ] {
+            assert_eq!(command(text), Some(Command::SetIdentity(b"a".into())), "{text}");
+        }
+        assert_eq!(command("set app.current_user_id = 'o''k'"), Some(Command::SetIdentity(b"o'k".into())));
+        assert_eq!(command("set app.current_user_id = 42"), Some(Command::SetIdentity(b"42".into())));
+        assert_eq!(command("reset app.current_user_id"), Some(Command::ResetIdentity { is_set: false }));
+        assert_eq!(command("set app.current_user_id to default"), Some(Command::ResetIdentity { is_set: true }));
+        assert_eq!(
+            command("select set_config('app.current_user_id', 'a', false)"),
+            Some(Command::SelectIdentity(Value::Literal(b"a".into())))
+        );
+        assert_eq!(
+            command("SELECT pg_catalog.set_config('app.current_user_id', $1::text, FALSE);"),
+            Some(Command::SelectIdentity(Value::Parameter(1)))
+        );
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_understood_is_never_taken_for_one() {
+        for text in [
+            "set app.current_user_id = 'a'; select 1",
+            "select 1; set app.current_user_id = 'a'",
+            "set app.current_user_id = 'a', 'b'",
+            "set app.current_user_id = E'\\x41'",
+            "set app.current_user_id = U&'\\0041'",
+            "select set_config('app.current_user_id', 'a', false), 1",
+            "select set_config('app.current_user_id', 'a', false) as x",
+            "select set_config('app.current_user_id', a, false) from t",
+            "reset app.current_user_id; select 1",
+        ] {
+            assert_eq!(command(text), None, "{text}");
+            assert!(hints(text).has(Hints::IDENTITY), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_commands_of_our_own_stand_alone() {
+        assert_eq!(command("DISCARD ALL"), Some(Command::DiscardAll));
+        assert_eq!(command("deallocate all;"), Some(Command::DeallocateAll));
+        assert_eq!(command("DEALLOCATE PREPARE \"Foo\""), Some(Command::Deallocate(b"Foo".into())));
+        assert_eq!(command("deallocate Foo"), Some(Command::Deallocate(b"foo".into())));
+        assert_eq!(command("RESET ALL"), Some(Command::ResetAll));
+        assert_eq!(command("reset all; select 1"), None);
+        assert!(hints("select 1; reset all").has(Hints::RESETS_IDENTITY));
+    }
+
+    #[test]
+    fn nothing_unfinished_confuses_it() {
+        for text in ["'", "\"", "$a$", "/*", "--", "e'\\", "$", "U&'", "select set_config(", "set app.", "\u{fffd}"] {
+            let _ = read(text.as_bytes(), V);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What operators see: the log, and later the metrics.
+
+pub mod log;

@@ -1,0 +1,153 @@
+//! Views of what clients say: names and texts, borrowed from the bytes they came in.
+//!
+//! Text stays bytes: a query in LATIN1 is not UTF-8, and a pooler that decodes and encodes it corrupts it.
+//!
+//! # Promises
+//! - A view never allocates and never reads past its body.
+//! - Bind is split after its two names, so that its values may stream.
+//!
+//! # Refuses
+//! To interpret values, types or SQL.
+
+use memchr::memchr;
+
+use crate::wire::Malformed;
+use crate::wire::frame::frontend::{BIND, CLOSE, DESCRIBE, EXECUTE, PARSE, QUERY};
+
+/// `text` up to its terminator, and what follows it.
+#[inline]
+fn cstr(bytes: &[u8], tag: u8) -> Result<(&[u8], &[u8]), Malformed> {
+    let end = memchr(0, bytes).ok_or(Malformed::Body { tag })?;
+    let (text, rest) = bytes.split_at_checked(end).ok_or(Malformed::Body { tag })?;
+    Ok((text, rest.get(1..).unwrap_or_default()))
+}
+
+/// A statement or a portal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target<'a> {
+    /// A portal, by name.
+    Portal(&'a [u8]),
+    /// A prepared statement, by name.
+    Statement(&'a [u8]),
+}
+
+/// Parse: a name, and everything after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parse<'a> {
+    /// The statement's name; empty is the unnamed one.
+    pub name: &'a [u8],
+    /// The text.
+    pub text: &'a [u8],
+    /// Text with its terminator, count and types of parameters: what makes two statements equal.
+    pub definition: &'a [u8],
+}
+
+impl<'a> Parse<'a> {
+    /// Reads a whole body.
+    ///
+    /// # Errors
+    /// A body that is not a Parse.
+    pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
+        let (name, definition) = cstr(body, PARSE)?;
+        let (text, types) = cstr(definition, PARSE)?;
+        let (count, oids) = types.split_first_chunk::<2>().ok_or(Malformed::Body { tag: PARSE })?;
+        if usize::from(u16::from_be_bytes(*count)).checked_mul(4) != Some(oids.len()) {
+            return Err(Malformed::Body { tag: PARSE });
+        }
+        Ok(Self { name, text, definition })
+    }
+}
+
+/// The two names a Bind begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bind<'a> {
+    /// The portal to make.
+    pub portal: &'a [u8],
+    /// The statement to make it of.
+    pub statement: &'a [u8],
+    /// Bytes of both names with their terminators.
+    pub names: usize,
+}
+
+impl<'a> Bind<'a> {
+    /// Reads the front of a body, which may be incomplete; `None` if the names have not come yet.
+    pub fn read(front: &'a [u8]) -> Option<Self> {
+        let (portal, rest) = cstr(front, BIND).ok()?;
+        let (statement, _) = cstr(rest, BIND).ok()?;
+        let names = portal.len().saturating_add(statement.len()).saturating_add(2);
+        Some(Self { portal, statement, names })
+    }
+}
+
+/// The target of a Describe or a Close.
+///
+/// # Errors
+/// A body that is neither.
+pub fn target(tag: u8, body: &[u8]) -> Result<Target<'_>, Malformed> {
+    debug_assert!(tag == DESCRIBE || tag == CLOSE);
+    let (kind, rest) = body.split_first().ok_or(Malformed::Body { tag })?;
+    let (name, after) = cstr(rest, tag)?;
+    match (kind, after) {
+        (b'P', []) => Ok(Target::Portal(name)),
+        (b'S', []) => Ok(Target::Statement(name)),
+        _ => Err(Malformed::Body { tag }),
+    }
+}
+
+/// The portal of an Execute.
+///
+/// # Errors
+/// A body that is not an Execute.
+pub fn execute(body: &[u8]) -> Result<&[u8], Malformed> {
+    let (portal, rest) = cstr(body, EXECUTE)?;
+    if rest.len() != 4 {
+        return Err(Malformed::Body { tag: EXECUTE });
+    }
+    Ok(portal)
+}
+
+/// The text of a whole Query.
+///
+/// # Errors
+/// A body without its terminator, or with more after it.
+pub fn query(body: &[u8]) -> Result<&[u8], Malformed> {
+    match cstr(body, QUERY)? {
+        (text, []) => Ok(text),
+        _ => Err(Malformed::Body { tag: QUERY }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parse_is_its_name_and_its_definition() {
+        let parse = Parse::read(b"s1\0select $1\0\0\x01\0\0\0\x17").unwrap();
+
+        assert_eq!(parse.name, b"s1");
+        assert_eq!(parse.text, b"select $1");
+        assert_eq!(parse.definition, b"select $1\0\0\x01\0\0\0\x17");
+    }
+
+    #[test]
+    fn a_parse_with_a_wrong_count_of_types_is_refused() {
+        assert!(Parse::read(b"s1\0select $1\0\0\x02\0\0\0\x17").is_err());
+        assert!(Parse::read(b"s1\0select").is_err());
+        assert!(Parse::read(b"").is_err());
+    }
+
+    #[test]
+    fn a_bind_is_read_as_soon_as_its_names_are_there() {
+        assert_eq!(Bind::read(b"p\0s"), None);
+        assert_eq!(Bind::read(b"p\0s\0\0"), Some(Bind { portal: b"p", statement: b"s", names: 4 }));
+    }
+
+    #[test]
+    fn a_target_is_a_statement_or_a_portal() {
+        assert_eq!(target(DESCRIBE, b"Sx\0"), Ok(Target::Statement(b"x")));
+        assert_eq!(target(CLOSE, b"P\0"), Ok(Target::Portal(b"")));
+        assert!(target(CLOSE, b"X\0").is_err());
+        assert!(target(CLOSE, b"Sx\0y").is_err());
+    }
+}

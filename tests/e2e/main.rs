@@ -1,0 +1,19 @@
+//! The pooler between real clients and real servers, PostgreSQL 14 to 18.
+//!
+//! `make test` installs what this needs; `tests/setup.sh` does so without running anything. A module is a behaviour,
+//! a test is a sentence about it. Most compare what a client hears through the pooler with what it hears without.
+
+// Tests speak by panicking, and the harness offers more than every build of it uses.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
+// A test's future is awaited once, on a thread of its own.
+#![allow(clippy::large_futures)]
+
+mod harness;
+
+mod harness_selftest;
+
+mod copy;
+mod extended;
+mod odd_servers;
+mod simple;
+mod transaction_mode;
