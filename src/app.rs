@@ -40,7 +40,10 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen(name, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "cannot listen on {name}: another process does; stop it, or choose another listen.address")
+                write!(
+                    f,
+                    "cannot listen on {name}: another process does; stop it, or choose another listen.address"
+                )
             }
             Self::Listen(name, error) => write!(f, "cannot listen on {name}: {error}"),
             Self::NoRandomness => f.write_str("the system has no random bytes"),
@@ -85,7 +88,8 @@ fn raise_descriptors() {
 async fn serve(config: &Config) -> Result<(), StartError> {
     let listeners = bind(config)?;
     let proxy = Arc::new(proxy(config)?);
-    let (mut terminate, mut interrupt) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     drop(tokio::spawn(proxy.pools.clone().sweep()));
     for seat in proxy.catalog.to_warm() {
         let pool = proxy.pools.pool(&seat.key, || seat.recipe);
@@ -111,7 +115,10 @@ async fn serve(config: &Config) -> Result<(), StartError> {
 /// Waits for the last client, then has the others leave.
 async fn finish(proxy: &Proxy, limit: Duration) {
     if timeout(limit, proxy.drain.emptied()).await.is_err() {
-        tracing::warn!(clients = proxy.clients.count(), "drain_timeout is over: closing the remaining clients");
+        tracing::warn!(
+            clients = proxy.clients.count(),
+            "drain_timeout is over: closing the remaining clients"
+        );
         proxy.expel();
         let _ = timeout(Duration::from_secs(2), proxy.drain.emptied()).await;
     }

@@ -12,12 +12,12 @@
 
 use std::path::Path;
 
+use crate::auth::userlist;
 use crate::auth::{Method, Secret, Verifier};
 use crate::config::keys::{Database, Keyed, Listen, Pool, Pooling, Section, User};
 use crate::config::ledger::{Ledger, table};
 use crate::config::problem::{Problem, Source};
 use crate::config::url::Url;
-use crate::auth::userlist;
 use crate::config::{Config, ReadFile};
 use crate::pool::{PasswordSource, Upstream};
 use crate::proxy::{DatabaseEntry, UserEntry};

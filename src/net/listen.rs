@@ -44,7 +44,8 @@ impl Listener {
     /// # Errors
     /// The system's: the address is in use, or not ours.
     pub fn tcp(address: SocketAddr, backlog: u32) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
@@ -75,7 +76,9 @@ impl Listener {
     /// Where it listens, for the log.
     pub fn name(&self) -> String {
         match &self.kind {
-            Kind::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string()),
+            Kind::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string())
+            }
             Kind::Unix(_, path) => path.display().to_string(),
         }
     }

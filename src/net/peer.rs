@@ -93,7 +93,9 @@ impl Peer {
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut moved = false;
         while !self.buffers.outbox.is_empty() {
-            let Poll::Ready(count) = Pin::new(&mut self.stream).poll_write(cx, &self.buffers.outbox)? else { break };
+            let Poll::Ready(count) = Pin::new(&mut self.stream).poll_write(cx, &self.buffers.outbox)? else {
+                break;
+            };
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }

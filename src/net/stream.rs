@@ -55,7 +55,9 @@ impl Stream {
         let socket = SockRef::from(stream);
         if let Some(idle) = keepalive {
             let probe = Duration::from_secs(10);
-            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(probe).with_retries(3))?;
+            socket.set_tcp_keepalive(
+                &TcpKeepalive::new().with_time(idle).with_interval(probe).with_retries(3),
+            )?;
         }
         if user_timeout.is_some() {
             socket.set_tcp_user_timeout(user_timeout)?;

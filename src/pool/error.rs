@@ -54,7 +54,11 @@ impl ConnectError {
             Self::Login(LoginError::Refused(error)) => {
                 error.sqlstate().is_some_and(|state| state.starts_with("53") || state.starts_with("57"))
             }
-            Self::Closed | Self::ConnectQuery(_) | Self::Login(_) | Self::NoPassword | Self::PasswordFile(_) => false,
+            Self::Closed
+            | Self::ConnectQuery(_)
+            | Self::Login(_)
+            | Self::NoPassword
+            | Self::PasswordFile(_) => false,
         }
     }
 
@@ -65,7 +69,9 @@ impl ConnectError {
             Self::ConnectQuery(error) => error.sqlstate().unwrap_or(sqlstate::CONNECTION_FAILURE).to_owned(),
             Self::Login(error) => error.sqlstate().to_owned(),
             Self::Lost(_) | Self::TimedOut(_) | Self::Unreachable(_) => "08001".to_owned(),
-            Self::NoPassword | Self::PasswordFile(_) => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION.to_owned(),
+            Self::NoPassword | Self::PasswordFile(_) => {
+                sqlstate::INVALID_AUTHORIZATION_SPECIFICATION.to_owned()
+            }
         }
     }
 }

@@ -70,14 +70,20 @@ impl Lease {
 impl Deref for Lease {
     type Target = Server;
 
-    #[expect(clippy::expect_used, reason = "the object is taken only by release and drop, which end the lease")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the object is taken only by release and drop, which end the lease"
+    )]
     fn deref(&self) -> &Server {
         self.object.as_deref().expect("a lease holds its server until it ends")
     }
 }
 
 impl DerefMut for Lease {
-    #[expect(clippy::expect_used, reason = "the object is taken only by release and drop, which end the lease")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the object is taken only by release and drop, which end the lease"
+    )]
     fn deref_mut(&mut self) -> &mut Server {
         self.object.as_deref_mut().expect("a lease holds its server until it ends")
     }

@@ -44,10 +44,10 @@ pub struct Shared {
 }
 
 /// The caps a pool's servers count against, from the narrowest to the widest.
-pub type Caps = Vec<Arc<Semaphore>>;
+pub(super) type Caps = Vec<Arc<Semaphore>>;
 
 /// Makes the servers of one pool.
-pub struct Manager {
+pub(super) struct Manager {
     /// Whose servers.
     pub key: PoolKey,
     /// Where they are.
@@ -75,7 +75,7 @@ pub struct Manager {
 
 impl Manager {
     /// A manager of one pool.
-    pub fn new(
+    pub(super) fn new(
         key: PoolKey,
         upstream: Arc<Upstream>,
         settings: Settings,
@@ -101,17 +101,17 @@ impl Manager {
     }
 
     /// What a server of this pool reports after login, once one has.
-    pub fn baseline(&self) -> Option<Parameters> {
+    pub(super) fn baseline(&self) -> Option<Parameters> {
         self.baseline.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Remembers what a client proved itself with.
-    pub fn learn(&self, credential: Credential) {
+    pub(super) fn learn(&self, credential: Credential) {
         *self.credential.lock().unwrap_or_else(PoisonError::into_inner) = Some(credential);
     }
 
     /// Whether servers are logged in with what clients proved themselves with.
-    pub fn borrows_credentials(&self) -> bool {
+    pub(super) fn borrows_credentials(&self) -> bool {
         self.upstream.password == PasswordSource::Client
     }
 
@@ -120,7 +120,9 @@ impl Manager {
             PasswordSource::Client => {
                 return Ok(self.credential.lock().unwrap_or_else(PoisonError::into_inner).clone());
             }
-            PasswordSource::File(path) => self.shared.secrets.read(path).map_err(ConnectError::PasswordFile)?,
+            PasswordSource::File(path) => {
+                self.shared.secrets.read(path).map_err(ConnectError::PasswordFile)?
+            }
             PasswordSource::Given(secret) => secret.clone(),
         };
         Ok(match Verifier::from_secret(&secret) {
@@ -133,7 +135,8 @@ impl Manager {
     fn plan(&self) -> Result<LoginPlan, ConnectError> {
         let upstream = &self.upstream;
         let mut parameters: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
-        let mut add = |name: &str, value: &str| parameters.push((name.as_bytes().into(), value.as_bytes().into()));
+        let mut add =
+            |name: &str, value: &str| parameters.push((name.as_bytes().into(), value.as_bytes().into()));
         add("application_name", upstream.application_name.as_deref().unwrap_or("pgusher"));
         for (name, value) in &upstream.settings {
             add(name, value);
@@ -169,7 +172,7 @@ impl Manager {
     }
 
     /// A server for one client alone, with parameters of its own in the startup packet.
-    pub async fn open_dedicated(&self, parameters: Vec<Setting>) -> Result<Server, ConnectError> {
+    pub(super) async fn open_dedicated(&self, parameters: Vec<Setting>) -> Result<Server, ConnectError> {
         let mut plan = self.plan()?;
         plan.parameters.retain(|(name, _)| parameters.iter().all(|(other, _)| other != name));
         plan.parameters.extend(parameters);
@@ -191,16 +194,20 @@ impl Manager {
         Ok(self.server(peer, address, established))
     }
 
-    async fn log_in(&self, peer: &mut Peer, plan: LoginPlan) -> Result<(Established, Option<Credential>), ConnectError> {
+    async fn log_in(
+        &self,
+        peer: &mut Peer,
+        plan: LoginPlan,
+    ) -> Result<(Established, Option<Credential>), ConnectError> {
         let credential = plan.credential.clone();
         let mut login = Login::new(plan);
         login.begin(&mut peer.buffers.outbox);
         loop {
-            peer.drain().await.map_err(ConnectError::Lost)?;
             let buffers = &mut peer.buffers;
             match login.on_input(&mut buffers.inbox, &mut buffers.outbox).map_err(ConnectError::Login)? {
                 Progress::Established(established) => return Ok((established, credential)),
                 Progress::NeedMore => {
+                    peer.drain().await.map_err(ConnectError::Lost)?;
                     if !peer.fill().await.map_err(ConnectError::Lost)? {
                         return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into()));
                     }
@@ -245,7 +252,10 @@ impl Manager {
             exchange: Exchange::default(),
             cancel: Arc::new(CancelTarget::new(id, address, established.key)),
             born: now,
-            expires: self.settings.lifetime.map(|lifetime| now + jittered(lifetime, self.settings.lifetime_jitter, id)),
+            expires: self
+                .settings
+                .lifetime
+                .map(|lifetime| now + jittered(lifetime, self.settings.lifetime_jitter, id)),
             idle_since: now,
             uses: 0,
             generation: self.generation.load(Ordering::Relaxed),
@@ -266,7 +276,7 @@ impl Manager {
     }
 
     /// Whether a server may be lent again, or kept.
-    pub fn is_good(&self, server: &Server, now: Instant) -> bool {
+    pub(super) fn is_good(&self, server: &Server, now: Instant) -> bool {
         let is_young = server.expires.is_none_or(|expires| now < expires);
         let is_fresh = self.settings.max_uses.is_none_or(|most| server.uses < most);
         is_young && is_fresh && server.generation == self.generation.load(Ordering::Relaxed)
@@ -288,7 +298,9 @@ impl managed::Manager for Manager {
             self.connecting.fetch_add(1, Ordering::Relaxed);
             let _guard = Counted(&self.connecting);
             let limit = self.settings.connect_timeout;
-            let mut server = timeout(limit, self.open(self.plan()?)).await.map_err(|_| ConnectError::TimedOut(limit))??;
+            let mut server = timeout(limit, self.open(self.plan()?))
+                .await
+                .map_err(|_| ConnectError::TimedOut(limit))??;
             server.permits = permits;
             Ok(Box::new(server))
         })
@@ -348,7 +360,9 @@ async fn run_connect_query(peer: &mut Peer, sql: &str) -> Result<(), ConnectErro
         while let Some(frame) = take_frame(&mut peer.buffers.inbox)? {
             let body = frame.get(HEADER..).unwrap_or_default();
             match frame.first() {
-                Some(&backend::ERROR) => refused = ErrorFields::read(body).map(|fields| fields.to_server_error()),
+                Some(&backend::ERROR) => {
+                    refused = ErrorFields::read(body).map(|fields| fields.to_server_error())
+                }
                 Some(&backend::READY_FOR_QUERY) => {
                     return refused.map_or(Ok(()), |error| Err(ConnectError::ConnectQuery(Box::new(error))));
                 }

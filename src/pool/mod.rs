@@ -77,7 +77,10 @@ impl Pool {
             config.queue_mode = QueueMode::Lifo;
             Kept::builder(make()).config(config).build()
         };
-        #[expect(clippy::expect_used, reason = "deadpool refuses only timeouts without a runtime, and there are none")]
+        #[expect(
+            clippy::expect_used,
+            reason = "deadpool refuses only timeouts without a runtime, and there are none"
+        )]
         let kept = keep(settings.size.max(1)).expect("a pool without timeouts can be built");
         let reserve = (settings.reserve > 0).then(|| keep(settings.reserve).ok()).flatten();
         Self {
@@ -177,7 +180,11 @@ impl Pool {
     }
 
     /// Waits: for a server given back, for one being opened, for the reserve, for the deadline.
-    async fn wait<G>(self: &Arc<Self>, mut get: Pin<&mut G>, mut got: Option<Got>) -> Result<Lease, CheckoutError>
+    async fn wait<G>(
+        self: &Arc<Self>,
+        mut get: Pin<&mut G>,
+        mut got: Option<Got>,
+    ) -> Result<Lease, CheckoutError>
     where
         G: Future<Output = Got>,
     {
@@ -287,7 +294,10 @@ impl Pool {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn open_dedicated(&self, parameters: Vec<crate::wire::startup::Setting>) -> Result<Server, ConnectError> {
+    pub async fn open_dedicated(
+        &self,
+        parameters: Vec<crate::wire::startup::Setting>,
+    ) -> Result<Server, ConnectError> {
         self.manager().open_dedicated(parameters).await
     }
 

@@ -25,8 +25,12 @@ pub struct Statements {
 
 impl Default for Statements {
     fn default() -> Self {
-        let weigher = |definition: &Arc<[u8]>, _: &Arc<Statement>| u32::try_from(definition.len()).unwrap_or(u32::MAX);
-        Self { cache: Cache::builder().max_capacity(CAPACITY).weigher(weigher).build(), next: AtomicU64::new(1) }
+        let weigher =
+            |definition: &Arc<[u8]>, _: &Arc<Statement>| u32::try_from(definition.len()).unwrap_or(u32::MAX);
+        Self {
+            cache: Cache::builder().max_capacity(CAPACITY).weigher(weigher).build(),
+            next: AtomicU64::new(1),
+        }
     }
 }
 

@@ -69,7 +69,10 @@ impl Pool {
                 spare = spare.saturating_sub(1);
                 return false;
             }
-            let is_idle = self.settings.idle_timeout.is_some_and(|limit| now.duration_since(server.idle_since) >= limit);
+            let is_idle = self
+                .settings
+                .idle_timeout
+                .is_some_and(|limit| now.duration_since(server.idle_since) >= limit);
             if is_idle && spare > 0 {
                 spare -= 1;
                 return false;

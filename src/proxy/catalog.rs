@@ -99,7 +99,8 @@ impl Catalog {
         };
         let identity = &rules.identity;
         let name = String::from_utf8_lossy(user.as_bytes());
-        let mine = |cap: fn(&Person) -> &Option<Arc<Semaphore>>| person.and_then(|person| cap(person).clone());
+        let mine =
+            |cap: fn(&Person) -> &Option<Arc<Semaphore>>| person.and_then(|person| cap(person).clone());
         Some(Seat {
             key: PoolKey { database: database.clone(), user: forced.unwrap_or_else(|| user.clone()) },
             is_exempt: identity.exempt.iter().any(|exempt| *exempt == name),

@@ -23,7 +23,7 @@ const PATIENCE: usize = 64 << 10;
 
 /// Why there is no server.
 #[derive(Debug)]
-pub enum NoLease {
+pub(super) enum NoLease {
     /// Its own cancel request found the client waiting.
     Cancelled,
     /// The pool says why.
@@ -40,7 +40,7 @@ pub enum NoLease {
 ///
 /// # Errors
 /// See [`NoLease`].
-pub async fn checkout(
+pub(super) async fn checkout(
     pool: &Arc<Pool>,
     client: &mut Peer,
     handle: &ClientHandle,

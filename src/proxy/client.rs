@@ -384,7 +384,12 @@ enum Spoken {
 }
 
 /// What a held server says while its client is quiet: notifications, notices, or that it is going away.
-fn hear_held(lease: &mut Lease, peer: &mut Peer, state: &mut ClientState, cx: &mut Context<'_>) -> Result<bool, Ended> {
+fn hear_held(
+    lease: &mut Lease,
+    peer: &mut Peer,
+    state: &mut ClientState,
+    cx: &mut Context<'_>,
+) -> Result<bool, Ended> {
     let server = &mut **lease;
     let heard = match server.peer.poll_fill(cx) {
         Poll::Pending => return Ok(false),

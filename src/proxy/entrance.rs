@@ -138,8 +138,12 @@ async fn open(proxy: &Proxy, peer: &mut Peer) -> Result<Proven, Arrival> {
 }
 
 fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
-    let report =
-        Report { severity: "FATAL", sqlstate: error.sqlstate(), message: error.to_string(), hint: error.hint() };
+    let report = Report {
+        severity: "FATAL",
+        sqlstate: error.sqlstate(),
+        message: error.to_string(),
+        hint: error.hint(),
+    };
     report.write(&mut peer.buffers.outbox);
     Arrival::Refused(Printable(error.to_string().as_bytes()).to_string())
 }
@@ -187,7 +191,12 @@ enum Admitted {
         database: Database,
         permits: Vec<OwnedSemaphorePermit>,
     },
-    Pilgrim { request: LoginRequest, seat: Seat, credential: Option<Credential>, entry: Entry },
+    Pilgrim {
+        request: LoginRequest,
+        seat: Seat,
+        credential: Option<Credential>,
+        entry: Entry,
+    },
 }
 
 /// From the proof to the welcome. `None`: the client is gone.
@@ -279,7 +288,9 @@ async fn try_settings(
                 lease.release(clean);
                 return Err(Some(Denied::Settings(words)));
             }
-            Err(crate::proxy::relay::Ended::Client(_) | crate::proxy::relay::Ended::Ordered) => return Err(None),
+            Err(crate::proxy::relay::Ended::Client(_) | crate::proxy::relay::Ended::Ordered) => {
+                return Err(None);
+            }
             Ok(Outcome::ClientLeft) => return Err(None),
             _ if unwound < 3 => unwound += 1,
             _ => return Err(Some(Denied::Prelude(None))),
@@ -298,7 +309,8 @@ fn startup_identity(
         return Ok(None);
     }
     let is_variable = |name: &[u8]| name.eq_ignore_ascii_case(settings.variable.as_bytes());
-    let stated = request.parameters.iter().rev().find(|(name, _)| is_variable(name)).map(|(_, value)| &**value);
+    let stated =
+        request.parameters.iter().rev().find(|(name, _)| is_variable(name)).map(|(_, value)| &**value);
     let stated = stated.filter(|value| !value.is_empty());
     if stated.is_some() && !settings.from_startup {
         return Err(Denied::IdentityPattern);
@@ -315,7 +327,8 @@ fn startup_values(proxy: &Proxy, rules: &Rules, request: &LoginRequest) -> Value
     let identity = &rules.identity;
     let is_ours = |name: &[u8]| identity.enabled && name.eq_ignore_ascii_case(identity.variable.as_bytes());
     let ignored = &proxy.settings.ignore_startup_parameters;
-    let is_ignored = |name: &[u8]| ignored.iter().any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()));
+    let is_ignored =
+        |name: &[u8]| ignored.iter().any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()));
     let parameters = request.parameters.iter().map(|(name, value)| (&**name, &**value));
     parameters.filter(|(name, _)| !is_ours(name) && !is_ignored(name)).collect()
 }

@@ -22,7 +22,7 @@ use crate::wire::write;
 
 /// How a client's life ended.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     /// It closed its connection without a word.
     ClientGone,
     /// It said Terminate.
@@ -47,7 +47,7 @@ pub enum Ended {
 
 impl Ended {
     /// The word for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::ClientGone => "client_gone",
             Self::ClientLeft => "client_left",
@@ -63,7 +63,7 @@ impl Ended {
     }
 
     /// What the client is told, if it can still be told anything.
-    pub fn report(&self) -> Option<Report> {
+    pub(super) fn report(&self) -> Option<Report> {
         let (sqlstate, message): (_, String) = match self {
             Self::ClientGone | Self::ClientLeft | Self::ServerFatal => return None,
             Self::ClientViolation(violation) => (sqlstate::PROTOCOL_VIOLATION, violation.to_string()),
@@ -104,7 +104,7 @@ impl fmt::Display for Ended {
 
 /// Why a client was not let in, or a turn of its could not be had.
 #[derive(Debug)]
-pub enum Denied {
+pub(super) enum Denied {
     /// No server.
     Checkout(CheckoutError),
     /// Its own cancel request found it waiting.
@@ -123,7 +123,7 @@ pub enum Denied {
 
 impl Denied {
     /// Tells the client, with this severity.
-    pub fn write(&self, severity: &'static str, outbox: &mut BytesMut) {
+    pub(super) fn write(&self, severity: &'static str, outbox: &mut BytesMut) {
         match self {
             Self::Checkout(CheckoutError::Connect(error)) => write_connect_error(severity, error, outbox),
             Self::Settings(body) if !body.is_empty() => {
@@ -141,7 +141,7 @@ impl Denied {
     }
 
     /// The words, where they are our own.
-    pub fn report(&self, severity: &'static str) -> Report {
+    pub(super) fn report(&self, severity: &'static str) -> Report {
         let (sqlstate, message, hint) = match self {
             Self::Cancelled => {
                 (sqlstate::QUERY_CANCELED, "canceling statement due to user request".to_owned(), None)
@@ -160,7 +160,9 @@ impl Denied {
             Self::Checkout(CheckoutError::TimedOut(limit)) => (
                 sqlstate::TOO_MANY_CONNECTIONS,
                 format!("no server became free within {limit:?}"),
-                Some("Every server of the pool was busy. Raise pool.size or pool.acquire_timeout, or shorten transactions."),
+                Some(
+                    "Every server of the pool was busy. Raise pool.size or pool.acquire_timeout, or shorten transactions.",
+                ),
             ),
             Self::IdentityPattern => (
                 sqlstate::INVALID_PARAMETER_VALUE,
@@ -170,7 +172,9 @@ impl Denied {
             Self::Prelude(_) => (
                 sqlstate::CONNECTION_FAILURE,
                 "the session could not be prepared on the server; nothing was executed".to_owned(),
-                Some("The server refused the settings or the identity of this connection; its log says why. It is safe to try again."),
+                Some(
+                    "The server refused the settings or the identity of this connection; its log says why. It is safe to try again.",
+                ),
             ),
             Self::Settings(_) => {
                 (sqlstate::INVALID_PARAMETER_VALUE, "invalid startup parameters".to_owned(), None)

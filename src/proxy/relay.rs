@@ -27,7 +27,7 @@ use crate::wire::Buffers;
 
 /// Why the relay stopped without an outcome.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     /// The client is gone.
     Client(io::Error),
     /// Something took too long.
@@ -42,7 +42,7 @@ pub enum Ended {
 
 /// What took too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lateness {
+pub(super) enum Lateness {
     /// The client, inside a transaction.
     IdleInTransaction,
     /// The server, with a query.
@@ -55,7 +55,7 @@ pub enum Lateness {
 ///
 /// # Errors
 /// See [`Ended`].
-pub async fn relay(
+pub(super) async fn relay(
     client: &mut Peer,
     state: &mut ClientState,
     server: &mut Server,
@@ -72,7 +72,8 @@ pub async fn relay(
                 moved |= fill(&mut server.peer, cx).map_err(Ended::Server)?;
             }
             let (ours, theirs) = (&mut client.buffers, &mut server.peer.buffers);
-            let outcome = server.exchange.advance(state, ours, &mut server.state, theirs).map_err(Ended::Violation)?;
+            let outcome =
+                server.exchange.advance(state, ours, &mut server.state, theirs).map_err(Ended::Violation)?;
             moved |= server.peer.poll_drain(cx).map_err(Ended::Server)?;
             if let Some(outcome) = outcome {
                 return Poll::Ready(Ok(outcome));
@@ -99,14 +100,16 @@ fn fill(peer: &mut Peer, cx: &mut Context<'_>) -> io::Result<bool> {
 ///
 /// # Errors
 /// The server is gone, or broke the protocol.
-pub async fn relay_abandoned(state: &mut ClientState, server: &mut Server) -> Result<Outcome, Ended> {
+pub(super) async fn relay_abandoned(state: &mut ClientState, server: &mut Server) -> Result<Outcome, Ended> {
     let mut nobody = Buffers::default();
     poll_fn(|cx| {
         loop {
             let mut moved = fill(&mut server.peer, cx).map_err(Ended::Server)?;
             let theirs = &mut server.peer.buffers;
-            let outcome =
-                server.exchange.advance(state, &mut nobody, &mut server.state, theirs).map_err(Ended::Violation)?;
+            let outcome = server
+                .exchange
+                .advance(state, &mut nobody, &mut server.state, theirs)
+                .map_err(Ended::Violation)?;
             nobody.outbox.clear();
             moved |= server.peer.poll_drain(cx).map_err(Ended::Server)?;
             if let Some(outcome) = outcome {
@@ -121,7 +124,7 @@ pub async fn relay_abandoned(state: &mut ClientState, server: &mut Server) -> Re
 }
 
 /// The deadlines of one turn. Without any configured it costs one comparison.
-pub struct Watch {
+pub(super) struct Watch {
     query: Option<Duration>,
     transaction: Option<Duration>,
     idle: Option<Duration>,
@@ -133,7 +136,7 @@ pub struct Watch {
 
 impl Watch {
     /// Deadlines for a turn that begins now.
-    pub fn new(rules: &Rules) -> Self {
+    pub(super) fn new(rules: &Rules) -> Self {
         let (query, transaction, idle) =
             (rules.query_timeout, rules.transaction_timeout, rules.idle_transaction_timeout);
         let is_armed = query.is_some() || transaction.is_some() || idle.is_some();
@@ -143,7 +146,7 @@ impl Watch {
     }
 
     /// The query deadline has been acted on: it does not come again in this turn.
-    pub fn forgive_query(&mut self) {
+    pub(super) fn forgive_query(&mut self) {
         self.query = None;
     }
 
@@ -163,7 +166,8 @@ impl Watch {
             (false, false) => None,
         };
         let whole = self.transaction.map(|limit| (self.began + limit, Lateness::Transaction));
-        let Some((deadline, lateness)) = step.into_iter().chain(whole).min_by_key(|(deadline, _)| *deadline) else {
+        let Some((deadline, lateness)) = step.into_iter().chain(whole).min_by_key(|(deadline, _)| *deadline)
+        else {
             return Poll::Pending;
         };
         if timer.deadline() != deadline {
@@ -172,4 +176,3 @@ impl Watch {
         timer.as_mut().poll(cx).map(|()| Ended::Late(lateness))
     }
 }
-

@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::net::Peer;
+use crate::pool::CheckoutError;
 use crate::proxy::Proxy;
 use crate::proxy::cancel::Order;
 use crate::proxy::entrance::Pilgrim;
 use crate::proxy::farewell::Denied;
-use crate::pool::CheckoutError;
 use crate::session::opening;
 use crate::wire::startup::Replication;
 
@@ -37,7 +37,8 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, pilgrim: Pilgrim) {
     let mut server = match pool.open_dedicated(parameters).await {
         Ok(server) => server,
         Err(error) => {
-            Denied::Checkout(CheckoutError::Connect(Arc::new(error))).write("FATAL", &mut peer.buffers.outbox);
+            Denied::Checkout(CheckoutError::Connect(Arc::new(error)))
+                .write("FATAL", &mut peer.buffers.outbox);
             return peer.close().await;
         }
     };

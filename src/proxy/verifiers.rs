@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::auth::{Secret, Verifier};
 use crate::auth::userlist;
+use crate::auth::{Secret, Verifier};
 
 /// Where verifiers come from.
 pub struct Verifiers {
@@ -33,7 +33,9 @@ impl Verifiers {
     /// Verifiers of configured users, and of a file.
     pub fn new<'a>(users: impl Iterator<Item = (&'a str, &'a Secret)>, file: Option<PathBuf>) -> Self {
         let configured = users
-            .filter_map(|(name, secret)| Some((name.as_bytes().to_vec(), Verifier::from_secret(secret).ok()?)))
+            .filter_map(|(name, secret)| {
+                Some((name.as_bytes().to_vec(), Verifier::from_secret(secret).ok()?))
+            })
             .collect();
         Self { configured, file, listed: Mutex::default() }
     }
@@ -64,7 +66,9 @@ impl Listed {
         match userlist::parse(&text) {
             Ok(users) => {
                 let known = users.into_iter();
-                self.users = known.filter_map(|(name, secret)| Some((name, Verifier::from_secret(&secret).ok()?))).collect();
+                self.users = known
+                    .filter_map(|(name, secret)| Some((name, Verifier::from_secret(&secret).ok()?)))
+                    .collect();
             }
             Err(problems) => {
                 tracing::error!(file = %file.display(), problems = problems.len(), "auth_file has mistakes; what was read before stays");

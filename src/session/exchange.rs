@@ -214,7 +214,13 @@ pub struct Exchange {
 
 impl Exchange {
     /// A turn begins: `server` is at a proven `Z(I)`, and the client has something to say.
-    pub fn begin(&mut self, client: &mut ClientState, told: &mut BytesMut, server: &mut ServerState, outbox: &mut BytesMut) {
+    pub fn begin(
+        &mut self,
+        client: &mut ClientState,
+        told: &mut BytesMut,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) {
         self.status = Status::Idle;
         self.has_unnamed = false;
         self.unit = Unit::Open;
@@ -230,7 +236,10 @@ impl Exchange {
             form: identity.form,
             applied: &server.applied,
             wanted: &client.wanted,
-            discards_sequences: client.peeked.as_ref().is_some_and(|reading| reading.hints.has(Hints::SEQUENCES)),
+            discards_sequences: client
+                .peeked
+                .as_ref()
+                .is_some_and(|reading| reading.hints.has(Hints::SEQUENCES)),
         };
         if prelude.is_needed() {
             prelude.write(outbox, &mut self.pipeline);
@@ -242,7 +251,13 @@ impl Exchange {
     }
 
     /// A turn without words of the client's: the prelude alone, to see whether the server takes its settings.
-    pub fn begin_trial(&mut self, client: &mut ClientState, told: &mut BytesMut, server: &mut ServerState, outbox: &mut BytesMut) {
+    pub fn begin_trial(
+        &mut self,
+        client: &mut ClientState,
+        told: &mut BytesMut,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) {
         self.begin(client, told, server, outbox);
         if self.phase == Phase::Barrier {
             self.sync_own(outbox);
@@ -292,7 +307,10 @@ impl Exchange {
     #[must_use]
     pub fn abandon(&mut self, outbox: &mut BytesMut) -> bool {
         // Un-Synced messages would be committed by a Sync; half a frame cannot be completed.
-        if self.client_rest != Rest::None || (self.segment == Segment::Open && !self.is_copying_in) || self.is_tainted {
+        if self.client_rest != Rest::None
+            || (self.segment == Segment::Open && !self.is_copying_in)
+            || self.is_tainted
+        {
             return false;
         }
         self.is_abandoned = true;
@@ -353,7 +371,12 @@ impl Exchange {
     }
 
     /// What the turn has come to. Every reason not to reuse a server is a line here or in [`is_at_rest`](Self::is_at_rest).
-    fn conclude(&mut self, client: &mut ClientState, server: &mut ServerState, buffers: &mut Buffers) -> Option<Outcome> {
+    fn conclude(
+        &mut self,
+        client: &mut ClientState,
+        server: &mut ServerState,
+        buffers: &mut Buffers,
+    ) -> Option<Outcome> {
         if !self.is_at_rest(buffers) {
             return None;
         }
@@ -365,7 +388,9 @@ impl Exchange {
         }
         match self.phase {
             Phase::Barrier | Phase::Ready | Phase::Resting => self.has_left.then_some(Outcome::ClientLeft),
-            Phase::Inspecting { guarded } => self.conclude_inspection(guarded, client, server, &mut buffers.outbox),
+            Phase::Inspecting { guarded } => {
+                self.conclude_inspection(guarded, client, server, &mut buffers.outbox)
+            }
             Phase::Sweeping { with_statements } => {
                 server.on_swept(with_statements);
                 self.tally.sweeps += 1;
@@ -381,7 +406,8 @@ impl Exchange {
 
     /// At rest inside a transaction block.
     fn conclude_open(&mut self, buffers: &mut Buffers) -> Option<Outcome> {
-        let ours = matches!(self.phase, Phase::Unwinding(_) | Phase::Inspecting { .. } | Phase::Sweeping { .. });
+        let ours =
+            matches!(self.phase, Phase::Unwinding(_) | Phase::Inspecting { .. } | Phase::Sweeping { .. });
         if self.is_abandoned || ours {
             self.ask_own(&mut buffers.outbox, |outbox| write::query(outbox, b"ROLLBACK"));
             return None;
@@ -390,7 +416,12 @@ impl Exchange {
     }
 
     /// The client's transaction is over.
-    fn conclude_talk(&mut self, client: &mut ClientState, server: &mut ServerState, outbox: &mut BytesMut) -> Option<Outcome> {
+    fn conclude_talk(
+        &mut self,
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Option<Outcome> {
         if self.has_spoken && !self.is_abandoned {
             if self.hints.has(Hints::RESETS_IDENTITY) {
                 client.claim.reset();
@@ -413,7 +444,12 @@ impl Exchange {
     }
 
     /// Nothing more is to be asked.
-    fn finish(&mut self, client: &mut ClientState, server: &mut ServerState, outbox: &mut BytesMut) -> Option<Outcome> {
+    fn finish(
+        &mut self,
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Option<Outcome> {
         if !self.is_abandoned && (client.rules.mode == Mode::Session || !client.pins.is_empty()) {
             self.phase = Phase::Resting;
             return Some(Outcome::Held);
@@ -432,13 +468,20 @@ impl Exchange {
         Outcome::Settled(Clean(server.id))
     }
 
-    fn inspect(&mut self, guarded: bool, client: &ClientState, server: &ServerState, outbox: &mut BytesMut) -> Option<Outcome> {
+    fn inspect(
+        &mut self,
+        guarded: bool,
+        client: &ClientState,
+        server: &ServerState,
+        outbox: &mut BytesMut,
+    ) -> Option<Outcome> {
         self.phase = Phase::Inspecting { guarded };
         self.findings = Findings::default();
         self.question_failed = None;
         let custom = std::mem::take(&mut self.custom);
         let known = client.wanted.iter().chain(server.applied.iter()).map(|(name, _)| name);
-        let mut names: Vec<&[u8]> = known.filter(|name| name.contains(&b'.')).chain(custom.iter().map(|name| &**name)).collect();
+        let mut names: Vec<&[u8]> =
+            known.filter(|name| name.contains(&b'.')).chain(custom.iter().map(|name| &**name)).collect();
         names.sort_unstable();
         names.dedup();
         self.ask_own(outbox, |outbox| inspect::ask(outbox, names.into_iter(), guarded));
@@ -484,7 +527,10 @@ impl Exchange {
         if client.rules.server_statements == 0 && findings.plans > 0 {
             pins.insert(Pin::Prepare);
         }
-        if client.rules.set == SetPolicy::Pin && !findings.values.is_empty() && !findings.values.is_same(&client.startup) {
+        if client.rules.set == SetPolicy::Pin
+            && !findings.values.is_empty()
+            && !findings.values.is_same(&client.startup)
+        {
             pins.insert(Pin::Setting);
         }
         let had_pins = !client.pins.is_empty();
@@ -493,7 +539,8 @@ impl Exchange {
             let is_dirty = had_pins || !pins.is_empty() || has_foreign_plans || self.hints.has(Hints::OPAQUE);
             return if is_dirty { self.sweep(true, outbox) } else { self.finish(client, server, outbox) };
         }
-        client.wanted = if self.hints.has(Hints::RESETS_IDENTITY) { client.startup.clone() } else { Values::default() };
+        client.wanted =
+            if self.hints.has(Hints::RESETS_IDENTITY) { client.startup.clone() } else { Values::default() };
         for (name, value) in findings.values.iter() {
             client.wanted.set(name, value);
         }
@@ -510,7 +557,9 @@ impl Exchange {
     /// Takes back what the voided entries had promised.
     fn void(&mut self, owed: Owed, client: &mut ClientState, server: &mut ServerState) {
         match (owed.answer, owed.origin) {
-            (Answer::Parse, Origin::Client | Origin::Injected) if owed.statement != 0 => server.statements.remove(owed.statement),
+            (Answer::Parse, Origin::Client | Origin::Injected) if owed.statement != 0 => {
+                server.statements.remove(owed.statement)
+            }
             (Answer::Close, Origin::Injected) => server.statements.insert(owed.statement),
             _ => {}
         }

@@ -76,8 +76,12 @@ pub fn answer(client: &mut ClientState, buffers: &mut Buffers, holds: bool) -> R
             Answer::Done => client.discarding = header.len,
             Answer::Left => return Ok(Idle::Left),
             Answer::Refused(refusal, name) => fail(client, buffers, &refusal.report(&name)),
-            Answer::Server if !is_known(header.tag) => return Err(Violation::Unexpected(Side::Client, header.tag)),
-            Answer::Server if lacks_identity(client) => fail(client, buffers, &Refusal::NoIdentity.report(b"")),
+            Answer::Server if !is_known(header.tag) => {
+                return Err(Violation::Unexpected(Side::Client, header.tag));
+            }
+            Answer::Server if lacks_identity(client) => {
+                fail(client, buffers, &Refusal::NoIdentity.report(b""))
+            }
             Answer::Server => return Ok(Idle::NeedServer),
         }
     }
@@ -189,7 +193,12 @@ fn on_query(
     Ok(Answer::Server)
 }
 
-fn on_parse(body: &[u8], client: &mut ClientState, outbox: &mut BytesMut, holds: bool) -> Result<Answer, Malformed> {
+fn on_parse(
+    body: &[u8],
+    client: &mut ClientState,
+    outbox: &mut BytesMut,
+    holds: bool,
+) -> Result<Answer, Malformed> {
     let parse = Parse::read(body)?;
     let reading = client.read(parse.text);
     let is_ours = reading.command.as_ref().is_some_and(|command| is_ours(command, client, holds));

@@ -104,7 +104,9 @@ impl Findings {
     /// A body that is no row.
     pub fn on_row(&mut self, body: &[u8]) -> Result<(), Malformed> {
         let mut columns = backend::data_row(body)?;
-        let (Some(Some(kind)), Some(Some(name)), value) = (columns.next(), columns.next(), columns.next().flatten()) else {
+        let (Some(Some(kind)), Some(Some(name)), value) =
+            (columns.next(), columns.next(), columns.next().flatten())
+        else {
             return Ok(());
         };
         match (kind, value) {
@@ -122,7 +124,8 @@ impl Findings {
                 }
             }
             (b"plans", Some(value)) => {
-                self.plans = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+                self.plans =
+                    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
             }
             _ => {}
         }

@@ -37,7 +37,5 @@ pub use client::ClientState;
 pub use exchange::{Clean, Exchange, Outcome};
 pub use parameters::{Parameters, Values};
 pub use server::ServerState;
-pub use settings::{
-    Form, IdentitySettings, Missing, Mode, Pattern, Rules, Scope, SetPolicy, StatePolicy,
-};
+pub use settings::{Form, IdentitySettings, Missing, Mode, Pattern, Rules, Scope, SetPolicy, StatePolicy};
 pub use violation::{Refusal, Report, Violation};

@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn the_difference_is_what_must_be_reset_and_what_must_be_set() {
-        let (has, wanted) = (values(&[("a", "1"), ("b", "2"), ("c", "3")]), values(&[("B", "2"), ("c", "4"), ("d", "5")]));
+        let (has, wanted) =
+            (values(&[("a", "1"), ("b", "2"), ("c", "3")]), values(&[("B", "2"), ("c", "4"), ("d", "5")]));
 
         assert_eq!(has.to_reset(&wanted).collect::<Vec<_>>(), [b"a"]);
         assert_eq!(has.to_set(&wanted).collect::<Vec<_>>(), [(&b"c"[..], &b"4"[..]), (b"d", b"5")]);

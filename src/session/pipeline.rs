@@ -106,7 +106,6 @@ impl Owed {
     pub fn about(self, statement: u64) -> Self {
         Self { statement, ..self }
     }
-
 }
 
 /// The queue.

@@ -156,7 +156,10 @@ fn statement(word: &[u8], tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
     reading.hints = reading.hints.with(hints);
     if single {
         reading.command = command;
-    } else if matches!(command, Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. })) {
+    } else if matches!(
+        command,
+        Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. })
+    ) {
         reading.hints = reading.hints.with(Hints::IDENTITY);
     }
     while let Some(token) = tokens.next() {
@@ -347,7 +350,9 @@ fn reset(tokens: &mut Tokens<'_>, variable: &[u8]) -> (Hints, Option<Command>) {
 fn discard(tokens: &mut Tokens<'_>) -> (Hints, Option<Command>) {
     let mut look = *tokens;
     match look.peek_word() {
-        Some(word) if eq(word, "all") => (Hints::CLEANS.with(Hints::RESETS_IDENTITY), Some(Command::DiscardAll)),
+        Some(word) if eq(word, "all") => {
+            (Hints::CLEANS.with(Hints::RESETS_IDENTITY), Some(Command::DiscardAll))
+        }
         _ => (Hints::CLEANS, None),
     }
 }
@@ -486,7 +491,9 @@ impl<'a> Tokens<'a> {
         let digits = left.iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count();
         if digits > 0 {
             let text = self.take(digits + 1);
-            let number = std::str::from_utf8(text.get(1..).unwrap_or_default()).ok().and_then(|text| text.parse().ok());
+            let number = std::str::from_utf8(text.get(1..).unwrap_or_default())
+                .ok()
+                .and_then(|text| text.parse().ok());
             return Token::Parameter(number.unwrap_or(0));
         }
         let name = left.iter().skip(1).take_while(|byte| is_word(**byte) && **byte != b'$').count();
@@ -681,7 +688,8 @@ mod tests {
         ] {
             assert!(hints(text).has(Hints::OPAQUE), "{text}");
         }
-        for text in ["set work_mem = '1MB'", "select set_config('work_mem', '1MB', false)", "reset work_mem"] {
+        for text in ["set work_mem = '1MB'", "select set_config('work_mem', '1MB', false)", "reset work_mem"]
+        {
             assert!(hints(text).has(Hints::SETS), "{text}");
         }
         assert_eq!(read(b"set App.Tenant = 'x'", V).custom, [b"app.tenant"]);
@@ -707,7 +715,10 @@ mod tests {
         assert_eq!(command("set app.current_user_id = 'o''k'"), Some(Command::SetIdentity(b"o'k".into())));
         assert_eq!(command("set app.current_user_id = 42"), Some(Command::SetIdentity(b"42".into())));
         assert_eq!(command("reset app.current_user_id"), Some(Command::ResetIdentity { is_set: false }));
-        assert_eq!(command("set app.current_user_id to default"), Some(Command::ResetIdentity { is_set: true }));
+        assert_eq!(
+            command("set app.current_user_id to default"),
+            Some(Command::ResetIdentity { is_set: true })
+        );
         assert_eq!(
             command("select set_config('app.current_user_id', 'a', false)"),
             Some(Command::SelectIdentity(Value::Literal(b"a".into())))
@@ -749,7 +760,9 @@ mod tests {
 
     #[test]
     fn nothing_unfinished_confuses_it() {
-        for text in ["'", "\"", "$a$", "/*", "--", "e'\\", "$", "U&'", "select set_config(", "set app.", "\u{fffd}"] {
+        for text in
+            ["'", "\"", "$a$", "/*", "--", "e'\\", "$", "U&'", "select set_config(", "set app.", "\u{fffd}"]
+        {
             let _ = read(text.as_bytes(), V);
         }
     }

@@ -146,7 +146,9 @@ impl Refusal {
             Self::ClientStatements => (
                 sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
                 "too many prepared statements on this connection".to_owned(),
-                Some("Close statements that are no longer needed, or raise pool.client_statements and pool.client_statement_bytes."),
+                Some(
+                    "Close statements that are no longer needed, or raise pool.client_statements and pool.client_statement_bytes.",
+                ),
             ),
             Self::DuplicateStatement => (
                 sqlstate::DUPLICATE_PREPARED_STATEMENT,
@@ -161,7 +163,9 @@ impl Refusal {
             Self::IdentityChannel => (
                 sqlstate::INSUFFICIENT_PRIVILEGE,
                 "permission denied to set the identity of this connection".to_owned(),
-                Some("The pooler takes the identity from another channel; see [identity] in its configuration."),
+                Some(
+                    "The pooler takes the identity from another channel; see [identity] in its configuration.",
+                ),
             ),
             Self::IdentityPattern => (
                 sqlstate::INVALID_PARAMETER_VALUE,
@@ -171,17 +175,23 @@ impl Refusal {
             Self::IdentityUnclear => (
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "the identity can only be set by a statement of its own".to_owned(),
-                Some("Send SET, RESET or SELECT set_config(...) of the identity variable alone and first, outside a transaction; or SET LOCAL inside one."),
+                Some(
+                    "Send SET, RESET or SELECT set_config(...) of the identity variable alone and first, outside a transaction; or SET LOCAL inside one.",
+                ),
             ),
             Self::NoIdentity => (
                 sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
                 "no identity was set for this transaction".to_owned(),
-                Some("SET the identity variable first; the pooler is configured with identity.missing = \"deny\"."),
+                Some(
+                    "SET the identity variable first; the pooler is configured with identity.missing = \"deny\".",
+                ),
             ),
             Self::SessionState => (
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "session state is not kept in this pool".to_owned(),
-                Some("LISTEN, session advisory locks, temporary tables, WITH HOLD cursors, PREPARE and SET ROLE need pool.session_state = \"pin\" or session pooling."),
+                Some(
+                    "LISTEN, session advisory locks, temporary tables, WITH HOLD cursors, PREPARE and SET ROLE need pool.session_state = \"pin\" or session pooling.",
+                ),
             ),
             Self::SetRefused => (
                 sqlstate::FEATURE_NOT_SUPPORTED,

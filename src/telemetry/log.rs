@@ -49,7 +49,8 @@ pub fn check_level(level: &str) -> Result<(), String> {
 /// Starts logging to standard error. Called once.
 pub fn start(settings: &Settings) {
     let filter = EnvFilter::from_str(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match settings.format {
         Format::Json => builder.json().init(),
         Format::Text => builder.init(),

@@ -68,7 +68,9 @@ mod tests {
 
     #[test]
     fn forwarding_keeps_every_byte_in_order_whatever_the_sizes() {
-        for (len, run, waiting) in [(10, 4, 0), (5000, 5000, 0), (5000, 4990, 0), (5000, 2000, 0), (5000, 5000, 7)] {
+        for (len, run, waiting) in
+            [(10, 4, 0), (5000, 5000, 0), (5000, 4990, 0), (5000, 2000, 0), (5000, 5000, 7)]
+        {
             let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
             let (mut inbox, mut outbox) = (BytesMut::from(&bytes[..]), BytesMut::from(&vec![9; waiting][..]));
 

@@ -149,6 +149,9 @@ mod tests {
     #[test]
     fn an_impossible_length_is_refused_from_the_header_alone() {
         assert_eq!(Header::read(b"Q\0\0\0\x03"), Err(Malformed::Length { tag: b'Q', len: 3 }));
-        assert_eq!(Header::read(b"Q\x7f\xff\xff\xff"), Err(Malformed::Length { tag: b'Q', len: 0x7fff_ffff }));
+        assert_eq!(
+            Header::read(b"Q\x7f\xff\xff\xff"),
+            Err(Malformed::Length { tag: b'Q', len: 0x7fff_ffff })
+        );
     }
 }

@@ -67,7 +67,9 @@ pub(in crate::session) fn needed(header: Header, front: &[u8], rules: &Rules) ->
             let names = if header.tag == tag::BIND { Bind::read(body).is_some() } else { body.contains(&0) };
             match (names, front.len() >= header.len, front.len() >= WHOLE) {
                 (true, _, _) | (_, true, _) => Ok(HEADER),
-                (false, false, true) => Err(Malformed::TooLong { tag: header.tag, len: header.len, limit: WHOLE }),
+                (false, false, true) => {
+                    Err(Malformed::TooLong { tag: header.tag, len: header.len, limit: WHOLE })
+                }
                 (false, false, false) => Ok(usize::MAX),
             }
         }
@@ -94,13 +96,16 @@ impl Exchange {
             }
             let Some(header) = Header::read(front).map_err(broken)? else { break };
             let available = front.len().min(header.len);
-            if self.phase == Phase::Barrier && self.cursor.saturating_add(header.len) > client.rules.retained {
+            if self.phase == Phase::Barrier && self.cursor.saturating_add(header.len) > client.rules.retained
+            {
                 self.wait_for_proof(outbox);
                 break;
             }
             // What is kept is kept in whole frames: half of one could not be taken back.
             let is_kept = self.phase == Phase::Barrier;
-            if available < needed(header, front, &client.rules).map_err(broken)? || (is_kept && available < header.len) {
+            if available < needed(header, front, &client.rules).map_err(broken)?
+                || (is_kept && available < header.len)
+            {
                 break;
             }
             if header.tag == tag::COPY_DATA && self.phase == Phase::Talking {
@@ -146,7 +151,10 @@ impl Exchange {
 
     /// Whether a unit must be answered before the next is heard: a claim that holds for one transaction ends with it.
     fn is_in_lockstep(&self) -> bool {
-        self.is_one_shot && self.segment == Segment::Synced && !self.pipeline.is_empty() && !self.is_copying_in
+        self.is_one_shot
+            && self.segment == Segment::Synced
+            && !self.pipeline.is_empty()
+            && !self.is_copying_in
     }
 
     /// The first unit is too long to be kept: the prelude is proven before it is sent.
@@ -242,7 +250,9 @@ impl Exchange {
                 self.pipeline.push(Owed::client(Answer::Query));
                 Ok(Move::Pass)
             }
-            tag::PARSE if header.len > client.rules.client_statement_bytes => Ok(self.on_long_parse(body, client, outbox)),
+            tag::PARSE if header.len > client.rules.client_statement_bytes => {
+                Ok(self.on_long_parse(body, client, outbox))
+            }
             tag::PARSE => self.on_parse(frame, client, server, outbox).map_err(broken),
             tag::BIND => self.on_bind(header, body, client, server, outbox).map_err(broken),
             tag::DESCRIBE => match frontend::target(header.tag, body).map_err(broken)? {
@@ -468,7 +478,13 @@ impl Exchange {
     }
 
     /// The statement a client means by `name`, made known to the server.
-    fn find(&mut self, name: &[u8], client: &mut ClientState, server: &mut ServerState, outbox: &mut BytesMut) -> Found {
+    fn find(
+        &mut self,
+        name: &[u8],
+        client: &mut ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Found {
         if name.is_empty() {
             return self.find_unnamed(client, outbox);
         }
@@ -496,7 +512,13 @@ impl Exchange {
     }
 
     /// Sees to it that the server has the statement when the next message is read.
-    fn ensure(&mut self, statement: &Statement, client: &ClientState, server: &mut ServerState, outbox: &mut BytesMut) {
+    fn ensure(
+        &mut self,
+        statement: &Statement,
+        client: &ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) {
         if self.make_room_for(statement, client, server, outbox) {
             return;
         }
@@ -606,14 +628,19 @@ pub(in crate::session) fn refusal(reading: &Reading, client: &ClientState, is_op
     if hints.has(Hints::SETS) && !hints.has(Hints::IDENTITY) && rules.set == SetPolicy::Refuse && is_pooled {
         return Some(Refusal::SetRefused);
     }
-    (hints.has(Hints::STATE) && rules.state == StatePolicy::Refuse && is_pooled).then_some(Refusal::SessionState)
+    (hints.has(Hints::STATE) && rules.state == StatePolicy::Refuse && is_pooled)
+        .then_some(Refusal::SessionState)
 }
 
 /// Reads a Query's text, or as much of it as is read.
 ///
 /// # Errors
 /// A whole body without its terminator.
-pub(in crate::session) fn read_query(body: &[u8], is_whole: bool, client: &ClientState) -> Result<Reading, Malformed> {
+pub(in crate::session) fn read_query(
+    body: &[u8],
+    is_whole: bool,
+    client: &ClientState,
+) -> Result<Reading, Malformed> {
     if is_whole {
         return Ok(client.read(frontend::query(body)?));
     }

@@ -83,7 +83,9 @@ impl Exchange {
             if let Fate::Replace(refusal) = fate {
                 refusal.report(&self.refused).write(outbox);
             }
-            if header.tag == tag::ERROR && let Some(outcome) = self.after_error(&mut server_buffers.outbox) {
+            if header.tag == tag::ERROR
+                && let Some(outcome) = self.after_error(&mut server_buffers.outbox)
+            {
                 buffer::forward(inbox, run, outbox);
                 return Ok(Some(outcome));
             }
@@ -266,7 +268,8 @@ impl Exchange {
         let owed = self.pipeline.front();
         if front.is_fatal {
             self.is_tainted = true;
-            let is_ours = owed.is_some_and(|owed| !matches!(owed.origin, Origin::Client | Origin::Refused(_)));
+            let is_ours =
+                owed.is_some_and(|owed| !matches!(owed.origin, Origin::Client | Origin::Refused(_)));
             let is_hidden = is_ours && self.phase != Phase::Talking;
             self.fatal = Some(Loss::Fatal { is_told: !is_hidden });
             return if is_hidden { Fate::Swallow } else { Fate::Forward };
@@ -306,7 +309,9 @@ impl Exchange {
         if failed.statement != 0 {
             match sqlstate.as_ref() {
                 // "cached plan must not change result type": it is prepared anew the next time, under its own name.
-                Some(b"0A000") if failed.answer != Answer::Parse => server.statements.mark_stale(failed.statement),
+                Some(b"0A000") if failed.answer != Answer::Parse => {
+                    server.statements.mark_stale(failed.statement)
+                }
                 // The server does not know it after all; or knows another under its name.
                 Some(b"26000") => server.statements.remove(failed.statement),
                 Some(b"42P05") => self.is_tainted = true,
@@ -320,7 +325,12 @@ impl Exchange {
     }
 
     /// The prelude has failed: nothing of the client's has run. Its words stay in its inbox.
-    fn fail_prelude(&mut self, sqlstate: Option<[u8; 5]>, client: &mut ClientState, server: &mut ServerState) {
+    fn fail_prelude(
+        &mut self,
+        sqlstate: Option<[u8; 5]>,
+        client: &mut ClientState,
+        server: &mut ServerState,
+    ) {
         while let Some(owed) = self.pipeline.pop() {
             self.void(owed, client, server);
         }
@@ -352,7 +362,11 @@ impl Exchange {
                 Answer::Parse => write::parse_complete(outbox),
                 Answer::Close => write::close_complete(outbox),
                 Answer::Query => self.supply_deallocate(outbox),
-                Answer::Bind | Answer::DescribePortal | Answer::DescribeStatement | Answer::Execute | Answer::Sync => {}
+                Answer::Bind
+                | Answer::DescribePortal
+                | Answer::DescribeStatement
+                | Answer::Execute
+                | Answer::Sync => {}
             }
         }
     }
