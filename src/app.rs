@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::net::connect::Tuning;
 use crate::net::listen::Listener;
-use crate::pool::{Pools, Secrets, Shared, Statements};
+use crate::pool::{Pools, Secrets, Shared};
 use crate::proxy::cancel::Clients;
 use crate::proxy::{Catalog, Proxy, Verifiers};
 
@@ -168,7 +168,6 @@ fn proxy(config: &Config) -> Result<Proxy, StartError> {
         pools: Arc::new(Pools::new(shared)),
         verifiers: Verifiers::new(users, config.proxy.auth_file.clone()),
         clients: Arc::new(Clients::default()),
-        statements: Arc::new(Statements::default()),
         salts: Salts::random().map_err(|_| StartError::NoRandomness)?,
         drain: Drain::default(),
         logs_connections: config.log.connections,

@@ -137,7 +137,9 @@ impl Manager {
         let mut parameters: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
         let mut add =
             |name: &str, value: &str| parameters.push((name.as_bytes().into(), value.as_bytes().into()));
-        add("application_name", upstream.application_name.as_deref().unwrap_or("pgusher"));
+        if let Some(name) = &upstream.application_name {
+            add("application_name", name);
+        }
         for (name, value) in &upstream.settings {
             add(name, value);
         }

@@ -55,6 +55,7 @@ pub struct Pool {
     kept: Kept,
     reserve: Option<Kept>,
     settings: Settings,
+    statements: Arc<Statements>,
     waiting: AtomicUsize,
     /// Clients that may ask for a server.
     clients: AtomicUsize,
@@ -87,6 +88,7 @@ impl Pool {
             kept,
             reserve,
             settings,
+            statements: Arc::default(),
             waiting: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
@@ -124,6 +126,11 @@ impl Pool {
                 reserve.manager().learn(credential);
             }
         }
+    }
+
+    /// The text of its clients' prepared statements.
+    pub fn statements(&self) -> Arc<Statements> {
+        self.statements.clone()
     }
 
     /// Clients waiting now.

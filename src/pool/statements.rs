@@ -1,4 +1,6 @@
-//! The shared text of prepared statements.
+//! The text of prepared statements, shared by the clients of one pool.
+//!
+//! Of one pool, because what one database accepts another may not.
 //!
 //! # Promises
 //! - The key is the whole definition, compared byte for byte; a hash only finds it.
@@ -15,7 +17,7 @@ use moka::sync::Cache;
 use crate::session::prepared::{Interner, Statement};
 
 /// Bytes of text kept for clients yet to come. What clients use stays alive beyond it: they hold it themselves.
-const CAPACITY: u64 = 32 << 20;
+const CAPACITY: u64 = 8 << 20;
 
 /// The shared text of prepared statements.
 pub struct Statements {
@@ -41,8 +43,12 @@ impl Interner for Statements {
         }
         self.cache.get_with(definition.into(), || {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            Arc::new(Statement { number, definition: definition.into() })
+            Arc::new(Statement::new(number, definition))
         })
+    }
+
+    fn is_proven(&self, definition: &[u8]) -> bool {
+        self.cache.get(definition).is_some_and(|statement| statement.is_proven())
     }
 }
 

@@ -108,7 +108,7 @@ impl Client {
             None => self.wish().await,
             Some(limit) => match timeout(limit, self.wish()).await {
                 Ok(wish) => wish,
-                Err(_) => Wish::End(Ended::Idle(limit)),
+                Err(_) => Wish::End(Ended::Idle),
             },
         }
     }
@@ -167,7 +167,7 @@ impl Client {
                 }
                 Spoken::Nothing(sqlstate) if attempt == TRIES => {
                     tracing::error!(client = %self.record.id, pool = %self.pool(), ?sqlstate, "prelude failed");
-                    self.deny(&Denied::Prelude(sqlstate));
+                    self.deny(&Denied::Prelude);
                 }
                 Spoken::Nothing(_) => {}
             }
@@ -291,7 +291,7 @@ impl Client {
     /// The relay stopped without an outcome.
     async fn interrupted(&mut self, ended: relay::Ended, lease: Lease) -> Result<Spoken, Ended> {
         match ended {
-            relay::Ended::Client(_) => {
+            relay::Ended::Client => {
                 self.abandon(lease);
                 Err(Ended::ClientGone)
             }
@@ -419,6 +419,8 @@ async fn recover(mut lease: Lease, mut state: ClientState, aim: Option<crate::po
     .await;
     match result {
         Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, clean))) => lease.release(clean),
-        result => tracing::debug!(server = %lease.id(), ?result, "abandoned server closed"),
+        result => {
+            tracing::info!(server = %lease.id(), ?result, exchange = ?lease.exchange, "abandoned server closed")
+        }
     }
 }

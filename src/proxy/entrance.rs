@@ -221,7 +221,7 @@ async fn admit(
         pool.learn(credential);
     }
     let member = pool.join();
-    let statements = proxy.statements.clone();
+    let statements = pool.statements();
     let mut state =
         ClientState::new(seat.rules, identity, seat.is_exempt, startup, Parameters::default(), statements);
     match (pool.baseline(), pool.accepted(&state.startup)) {
@@ -282,18 +282,17 @@ async fn try_settings(
                 lease.release(clean);
                 return Ok(());
             }
-            Ok(Outcome::Held) => return Ok(()),
             Ok(Outcome::Unwound(_, clean)) => {
                 let words = server.exchange.take_failure();
                 lease.release(clean);
                 return Err(Some(Denied::Settings(words)));
             }
-            Err(crate::proxy::relay::Ended::Client(_) | crate::proxy::relay::Ended::Ordered) => {
+            Err(crate::proxy::relay::Ended::Client | crate::proxy::relay::Ended::Ordered) => {
                 return Err(None);
             }
             Ok(Outcome::ClientLeft) => return Err(None),
             _ if unwound < 3 => unwound += 1,
-            _ => return Err(Some(Denied::Prelude(None))),
+            _ => return Err(Some(Denied::Prelude)),
         }
     }
 }

@@ -11,7 +11,6 @@
 //! To pass a `Display` of anything else through to a client.
 
 use std::fmt;
-use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -32,7 +31,7 @@ pub(super) enum Ended {
     /// We are going away.
     Drained,
     /// It said nothing for too long.
-    Idle(Duration),
+    Idle,
     /// It said nothing for too long inside a transaction.
     IdleInTransaction,
     /// The server went away in the middle of its words.
@@ -53,7 +52,7 @@ impl Ended {
             Self::ClientLeft => "client_left",
             Self::ClientViolation(_) => "client_protocol_violation",
             Self::Drained => "shutdown",
-            Self::Idle(_) => "client_idle_timeout",
+            Self::Idle => "client_idle_timeout",
             Self::IdleInTransaction => "idle_transaction_timeout",
             Self::ServerGone => "server_gone",
             Self::ServerFatal => "server_fatal",
@@ -70,7 +69,7 @@ impl Ended {
             Self::Drained => {
                 (sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command".into())
             }
-            Self::Idle(_) => {
+            Self::Idle => {
                 (sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout".into())
             }
             Self::IdleInTransaction => (
@@ -111,8 +110,8 @@ pub(super) enum Denied {
     Cancelled,
     /// A value for the identity that its pattern does not allow, at startup.
     IdentityPattern,
-    /// The prelude failed, twice; the server's code for it.
-    Prelude(Option<[u8; 5]>),
+    /// The prelude failed, again and again.
+    Prelude,
     /// Its startup settings were refused by the server, with these words.
     Settings(Box<[u8]>),
     /// As many clients as may be.
@@ -169,7 +168,7 @@ impl Denied {
                 "invalid value for the identity of this connection".to_owned(),
                 Some("The value must match identity.pattern; by default it is a UUID."),
             ),
-            Self::Prelude(_) => (
+            Self::Prelude => (
                 sqlstate::CONNECTION_FAILURE,
                 "the session could not be prepared on the server; nothing was executed".to_owned(),
                 Some(

@@ -32,7 +32,7 @@ use crate::drain::Drain;
 use crate::names::ClientId;
 use crate::net::Stream;
 use crate::net::listen::Listener;
-use crate::pool::{Pools, Statements};
+use crate::pool::Pools;
 use crate::proxy::cancel::{Clients, Order};
 
 /// What all clients share.
@@ -47,8 +47,6 @@ pub struct Proxy {
     pub verifiers: Verifiers,
     /// The living.
     pub clients: Arc<Clients>,
-    /// The shared text of prepared statements.
-    pub statements: Arc<Statements>,
     /// Salts for those who have none stored.
     pub salts: Salts,
     /// Whether we are going away.

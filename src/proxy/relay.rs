@@ -29,7 +29,7 @@ use crate::wire::Buffers;
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The client is gone.
-    Client(io::Error),
+    Client,
     /// Something took too long.
     Late(Lateness),
     /// It was told to die.
@@ -66,7 +66,7 @@ pub(super) async fn relay(
         loop {
             let mut moved = false;
             if server.peer.has_room() {
-                moved |= fill(client, cx).map_err(Ended::Client)?;
+                moved |= fill(client, cx).map_err(|_| Ended::Client)?;
             }
             if client.has_room() {
                 moved |= fill(&mut server.peer, cx).map_err(Ended::Server)?;
@@ -78,7 +78,7 @@ pub(super) async fn relay(
             if let Some(outcome) = outcome {
                 return Poll::Ready(Ok(outcome));
             }
-            moved |= client.poll_drain(cx).map_err(Ended::Client)?;
+            moved |= client.poll_drain(cx).map_err(|_| Ended::Client)?;
             if !moved {
                 return watch.poll(cx, &server.exchange, handle).map(Err);
             }

@@ -114,6 +114,11 @@ impl ClientState {
         }
     }
 
+    /// Whether a server has accepted this definition.
+    pub fn is_proven(&self, definition: &[u8]) -> bool {
+        self.interner.is_proven(definition)
+    }
+
     /// Gives `name` to the statement of this definition.
     pub fn name_statement(&mut self, name: &[u8], definition: &[u8], reading: Reading) -> Named {
         let named = Named { statement: self.interner.intern(definition), reading: Arc::new(reading) };

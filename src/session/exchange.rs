@@ -31,6 +31,7 @@ pub(in crate::session) use from_client::{needed, read_query, refusal};
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 
@@ -41,7 +42,7 @@ use crate::session::inject::Prelude;
 use crate::session::inspect::{self, Findings};
 use crate::session::parameters::Values;
 use crate::session::pipeline::{Answer, Origin, Owed, Pipeline};
-use crate::session::prepared::Named;
+use crate::session::prepared::{Named, Statement};
 use crate::session::server::ServerState;
 use crate::session::settings::{Mode, Scope, SetPolicy};
 use crate::session::sql::Hints;
@@ -200,6 +201,8 @@ pub struct Exchange {
     hints: Hints,
     custom: Vec<Vec<u8>>,
     undo: VecDeque<Undo>,
+    /// Statements that the server has been told to close and has not closed yet.
+    closing: Vec<Arc<Statement>>,
     /// The name in the refusal that is owed.
     refused: Vec<u8>,
     /// The server's words when it refused a prelude.
@@ -391,6 +394,9 @@ impl Exchange {
             Phase::Inspecting { guarded } => {
                 self.conclude_inspection(guarded, client, server, &mut buffers.outbox)
             }
+            Phase::Sweeping { .. } if self.question_failed.take().is_some() => {
+                Some(Outcome::Lost(Loss::Clean))
+            }
             Phase::Sweeping { with_statements } => {
                 server.on_swept(with_statements);
                 self.tally.sweeps += 1;
@@ -450,7 +456,8 @@ impl Exchange {
         server: &mut ServerState,
         outbox: &mut BytesMut,
     ) -> Option<Outcome> {
-        if !self.is_abandoned && (client.rules.mode == Mode::Session || !client.pins.is_empty()) {
+        let is_sessions = client.rules.mode == Mode::Session && self.has_spoken;
+        if !self.is_abandoned && (is_sessions || !client.pins.is_empty()) {
             self.phase = Phase::Resting;
             return Some(Outcome::Held);
         }
@@ -491,6 +498,7 @@ impl Exchange {
 
     fn sweep(&mut self, with_statements: bool, outbox: &mut BytesMut) -> Option<Outcome> {
         self.phase = Phase::Sweeping { with_statements };
+        self.question_failed = None;
         self.ask_own(outbox, |outbox| inspect::sweep(outbox, with_statements));
         None
     }
@@ -560,11 +568,18 @@ impl Exchange {
             (Answer::Parse, Origin::Client | Origin::Injected) if owed.statement != 0 => {
                 server.statements.remove(owed.statement)
             }
-            (Answer::Close, Origin::Injected) => server.statements.insert(owed.statement),
+            (Answer::Close, Origin::Injected) => self.unclose(owed.statement, server),
             _ => {}
         }
         if is_undoable(owed) {
             self.undo_next(client);
+        }
+    }
+
+    /// A statement that was to make room is still there.
+    fn unclose(&mut self, number: u64, server: &mut ServerState) {
+        if let Some(at) = self.closing.iter().position(|statement| statement.number == number) {
+            server.statements.insert(self.closing.swap_remove(at));
         }
     }
 

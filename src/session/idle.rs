@@ -202,11 +202,15 @@ fn on_parse(
     let parse = Parse::read(body)?;
     let reading = client.read(parse.text);
     let is_ours = reading.command.as_ref().is_some_and(|command| is_ours(command, client, holds));
-    if !is_ours {
-        return Ok(match refusal(&reading, client, false) {
-            Some(refusal) => Answer::Refused(refusal, parse.name.to_vec()),
-            None => Answer::Server,
-        });
+    if !is_ours && let Some(refusal) = refusal(&reading, client, false) {
+        return Ok(Answer::Refused(refusal, parse.name.to_vec()));
+    }
+    // A text that a server has accepted before need not be asked about again: a client that only prepares holds no server,
+    // and one that prepares while others of its thread hold them all does not wait for ever.
+    let is_known =
+        !parse.name.is_empty() && client.rules.server_statements > 0 && client.is_proven(parse.definition);
+    if !is_ours && !is_known {
+        return Ok(Answer::Server);
     }
     if parse.name.is_empty() {
         client.set_unnamed(parse.definition, reading);

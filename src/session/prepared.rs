@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::session::sql::Reading;
 
@@ -23,9 +24,25 @@ pub struct Statement {
     pub number: u64,
     /// What a Parse carries after the name: text, terminator, types.
     pub definition: Box<[u8]>,
+    /// Whether a server has accepted it, and none has refused it since.
+    is_proven: AtomicBool,
 }
 
 impl Statement {
+    /// A statement no server has seen yet.
+    pub fn new(number: u64, definition: &[u8]) -> Self {
+        Self { number, definition: definition.into(), is_proven: AtomicBool::new(false) }
+    }
+
+    /// Whether a server has accepted it, and none has refused it since: a Parse of it needs no server.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Relaxed)
+    }
+
+    fn prove(&self, is_proven: bool) {
+        self.is_proven.store(is_proven, Ordering::Relaxed);
+    }
+
     /// The name servers know it by.
     pub fn server_name(&self) -> ServerName {
         ServerName::new(self.number)
@@ -70,6 +87,9 @@ impl ServerName {
 pub trait Interner: Send + Sync {
     /// The statement of this definition: the same for the same bytes as long as anyone holds it.
     fn intern(&self, definition: &[u8]) -> Arc<Statement>;
+
+    /// Whether this definition is known and [proven](Statement::is_proven).
+    fn is_proven(&self, definition: &[u8]) -> bool;
 }
 
 /// A name a client has given to a statement.
@@ -142,10 +162,11 @@ pub enum Known {
 }
 
 /// When a statement was last used, and whether it still can be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Use {
     at: u64,
     known: Known,
+    statement: Arc<Statement>,
 }
 
 /// What one server has prepared, by number.
@@ -167,9 +188,23 @@ impl ServerStatements {
     }
 
     /// The server is being told it.
-    pub fn insert(&mut self, number: u64) {
+    pub fn insert(&mut self, statement: Arc<Statement>) {
         self.clock += 1;
-        self.used.insert(number, Use { at: self.clock, known: Known::Yes });
+        self.used.insert(statement.number, Use { at: self.clock, known: Known::Yes, statement });
+    }
+
+    /// The server has accepted it.
+    pub fn on_accepted(&mut self, number: u64) {
+        if let Some(used) = self.used.get(&number) {
+            used.statement.prove(true);
+        }
+    }
+
+    /// The server has refused it.
+    pub fn on_refused(&mut self, number: u64) {
+        if let Some(used) = self.used.remove(&number) {
+            used.statement.prove(false);
+        }
     }
 
     /// The server has it under a plan it cannot use any more.
@@ -185,13 +220,12 @@ impl ServerStatements {
     }
 
     /// The statement to close so that at most `limit` - 1 are left; call until `None`.
-    pub fn evict(&mut self, limit: usize) -> Option<u64> {
+    pub fn evict(&mut self, limit: usize) -> Option<Arc<Statement>> {
         if self.used.len() < limit {
             return None;
         }
         let (&number, _) = self.used.iter().min_by_key(|(_, used)| used.at)?;
-        self.used.remove(&number);
-        Some(number)
+        self.used.remove(&number).map(|used| used.statement)
     }
 
     /// The server has none any more.
@@ -215,20 +249,19 @@ mod tests {
     use super::*;
 
     fn statement(number: u64) -> Named {
-        let definition = Box::from(&b"select 1\0\0\0"[..]);
-        Named { statement: Arc::new(Statement { number, definition }), reading: Arc::default() }
+        Named { statement: Arc::new(Statement::new(number, b"select 1\0\0\0")), reading: Arc::default() }
     }
 
     #[test]
     fn the_least_recently_used_statement_is_evicted() {
         let mut server = ServerStatements::default();
         for number in [1, 2, 3] {
-            server.insert(number);
+            server.insert(statement(number).statement);
         }
         assert_eq!(server.touch(1), Known::Yes);
 
-        assert_eq!(server.evict(3), Some(2));
-        assert_eq!(server.evict(3), None);
+        assert_eq!(server.evict(3).map(|evicted| evicted.number), Some(2));
+        assert!(server.evict(3).is_none());
 
         assert_eq!(server.touch(2), Known::No);
     }

@@ -246,7 +246,6 @@ on_every_major! {
         same_answers(&postgres, &pgusher, async |client| {
             client.ask([say::parse(&name, &sql), say::sync()]).await;
             client.ask([say::bind("", &name, &[Some("1")]), say::execute("", 0), say::sync()]).await;
-            client.ask([say::close_statement(&name), say::sync()]).await;
         })
         .await;
     }

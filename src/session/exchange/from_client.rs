@@ -8,12 +8,14 @@
 //! # Refuses
 //! To let a unit pass the barrier behind the first.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, BytesMut};
 
 use crate::session::client::ClientState;
 use crate::session::exchange::{Exchange, Phase, Rest, Segment, Undo, Unit};
 use crate::session::pipeline::{Answer, Origin, Owed};
-use crate::session::prepared::{Known, Named, ServerName, Statement};
+use crate::session::prepared::{Known, Named, Statement};
 use crate::session::server::ServerState;
 use crate::session::settings::{Mode, Rules, SetPolicy, StatePolicy};
 use crate::session::sql::{Command, Hints, Reading};
@@ -31,8 +33,11 @@ use crate::wire::write;
 /// Most answers owed before a client is not read any further.
 const MOST_OWED: usize = 1 << 15;
 
-/// The most of a small control frame that is read whole.
-const WHOLE: usize = 1 << 16;
+/// The longest Describe, Close, Execute, Sync, Flush or Terminate (PostgreSQL's `PQ_SMALL_MESSAGE_LIMIT`).
+const SMALL: usize = 10_000 + 1;
+
+/// The longest names a Bind or a Parse may begin with.
+const NAMES: usize = 1 << 16;
 
 /// What the server is sent in place of a statement we refuse: it fails to parse, so it fails.
 const POISON: &[u8] = b"refused by pgusher";
@@ -65,15 +70,15 @@ pub(in crate::session) fn needed(header: Header, front: &[u8], rules: &Rules) ->
         tag::PARSE | tag::BIND => {
             let body = front.get(HEADER..).unwrap_or_default();
             let names = if header.tag == tag::BIND { Bind::read(body).is_some() } else { body.contains(&0) };
-            match (names, front.len() >= header.len, front.len() >= WHOLE) {
+            match (names, front.len() >= header.len, front.len() >= NAMES) {
                 (true, _, _) | (_, true, _) => Ok(HEADER),
                 (false, false, true) => {
-                    Err(Malformed::TooLong { tag: header.tag, len: header.len, limit: WHOLE })
+                    Err(Malformed::TooLong { tag: header.tag, len: header.len, limit: NAMES })
                 }
                 (false, false, false) => Ok(usize::MAX),
             }
         }
-        tag::DESCRIBE | tag::CLOSE | tag::EXECUTE | tag::SYNC | tag::FLUSH | tag::TERMINATE => whole(WHOLE),
+        tag::DESCRIBE | tag::CLOSE | tag::EXECUTE | tag::SYNC | tag::FLUSH | tag::TERMINATE => whole(SMALL),
         _ => Ok(HEADER),
     }
 }
@@ -382,7 +387,7 @@ impl Exchange {
             self.pipeline.push(owed.by(Origin::Supplied));
         } else {
             put_parse(outbox, named.statement.server_name().as_bytes(), parse.definition);
-            server.statements.insert(number);
+            server.statements.insert(named.statement);
             self.pipeline.push(owed);
         }
         Ok(Move::Done(frame.len()))
@@ -392,7 +397,7 @@ impl Exchange {
     fn parse_deallocate(
         &mut self,
         name: &[u8],
-        statement: &Statement,
+        statement: &Arc<Statement>,
         client: &mut ClientState,
         server: &mut ServerState,
         outbox: &mut BytesMut,
@@ -514,7 +519,7 @@ impl Exchange {
     /// Sees to it that the server has the statement when the next message is read.
     fn ensure(
         &mut self,
-        statement: &Statement,
+        statement: &Arc<Statement>,
         client: &ClientState,
         server: &mut ServerState,
         outbox: &mut BytesMut,
@@ -523,7 +528,7 @@ impl Exchange {
             return;
         }
         put_parse(outbox, statement.server_name().as_bytes(), &statement.definition);
-        server.statements.insert(statement.number);
+        server.statements.insert(statement.clone());
         self.segment = Segment::Open;
         self.pipeline.push(Owed::client(Answer::Parse).by(Origin::Injected).about(statement.number));
     }
@@ -531,7 +536,7 @@ impl Exchange {
     /// Whether the server has the statement; if not, others are closed until it may.
     fn make_room_for(
         &mut self,
-        statement: &Statement,
+        statement: &Arc<Statement>,
         client: &ClientState,
         server: &mut ServerState,
         outbox: &mut BytesMut,
@@ -540,20 +545,21 @@ impl Exchange {
             Known::Yes => return true,
             Known::Stale => {
                 server.statements.remove(statement.number);
-                self.close(statement.number, outbox);
+                self.close(statement.clone(), outbox);
             }
             Known::No => {}
         }
-        while let Some(number) = server.statements.evict(client.rules.server_statements.max(1)) {
-            self.close(number, outbox);
+        while let Some(evicted) = server.statements.evict(client.rules.server_statements.max(1)) {
+            self.close(evicted, outbox);
         }
         false
     }
 
-    fn close(&mut self, number: u64, outbox: &mut BytesMut) {
-        write::close(outbox, b'S', ServerName::new(number).as_bytes());
+    fn close(&mut self, statement: Arc<Statement>, outbox: &mut BytesMut) {
+        write::close(outbox, b'S', statement.server_name().as_bytes());
         self.segment = Segment::Open;
-        self.pipeline.push(Owed::client(Answer::Close).by(Origin::Injected).about(number));
+        self.pipeline.push(Owed::client(Answer::Close).by(Origin::Injected).about(statement.number));
+        self.closing.push(statement);
     }
 
     /// Makes the server fail in the client's place; the error will carry our words.

@@ -190,9 +190,15 @@ impl Exchange {
                     self.findings.on_row(body).map_err(broken)?;
                 }
             }
-            (tag::PARSE_COMPLETE, Answer::Parse)
-            | (tag::BIND_COMPLETE, Answer::Bind)
-            | (tag::CLOSE_COMPLETE, Answer::Close)
+            (tag::PARSE_COMPLETE, Answer::Parse) => {
+                server.statements.on_accepted(owed.statement);
+                self.pay(owed);
+            }
+            (tag::CLOSE_COMPLETE, Answer::Close) => {
+                self.closing.retain(|statement| statement.number != owed.statement);
+                self.pay(owed);
+            }
+            (tag::BIND_COMPLETE, Answer::Bind)
             | (tag::ROW_DESCRIPTION | tag::NO_DATA, Answer::DescribePortal | Answer::DescribeStatement)
             | (tag::PORTAL_SUSPENDED | tag::EMPTY_QUERY, Answer::Execute) => self.pay(owed),
             (tag::COMMAND_COMPLETE, Answer::Execute) => {
@@ -315,6 +321,7 @@ impl Exchange {
                 // The server does not know it after all; or knows another under its name.
                 Some(b"26000") => server.statements.remove(failed.statement),
                 Some(b"42P05") => self.is_tainted = true,
+                _ if failed.answer == Answer::Parse => server.statements.on_refused(failed.statement),
                 _ => {}
             }
         }
