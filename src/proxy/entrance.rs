@@ -29,6 +29,8 @@ use crate::session::violation::Report;
 use crate::session::{ClientState, Identity, Outcome, Parameters, Rules, Values};
 use crate::wire::startup::Replication;
 
+const APPLICATION_NAME: &[u8] = b"application_name";
+
 /// A client that has been let in.
 pub(super) struct Guest {
     pub(super) peer: Peer,
@@ -216,6 +218,7 @@ async fn admit(
     }
     let identity = startup_identity(&seat.rules, &request, suffix.as_deref())?;
     let startup = startup_values(proxy, &seat.rules, &request);
+    let signature = signature(&seat, peer);
     let pool = proxy.pools.pool(&seat.key, || seat.recipe);
     if let Some(credential) = credential {
         pool.learn(credential);
@@ -228,9 +231,37 @@ async fn admit(
         (Some(baseline), Some(accepted)) => adopt(&mut state, accepted, baseline),
         _ => try_settings(peer, &mut state, &entry, &member).await?,
     }
+    if let Some(signature) = signature {
+        sign(&mut state, &signature);
+    }
     opening::welcome(&mut peer.buffers.outbox, state.told.iter(), &entry.handle.key);
     peer.drain().await.map_err(|_| None)?;
     Ok(Admitted::Guest { state, entry, member, user: request.user, database: request.database, permits })
+}
+
+/// What is appended to the application name, if anything: where the client comes from.
+fn signature(seat: &Seat, peer: &Peer) -> Option<Signature> {
+    let upstream = &seat.recipe.upstream;
+    let remote = peer.stream().remote().ok().filter(|_| upstream.application_name_add_client)?;
+    Some(Signature {
+        fallback: upstream.application_name.clone().unwrap_or_default(),
+        remote: remote.to_string(),
+    })
+}
+
+/// What makes a client's servers recognisable in `pg_stat_activity`.
+struct Signature {
+    /// The name of a client that states none.
+    fallback: String,
+    remote: String,
+}
+
+/// Appends where the client comes from to its application name, or to the configured one if it has none.
+fn sign(state: &mut ClientState, signature: &Signature) {
+    let own = state.startup.value(APPLICATION_NAME).unwrap_or(signature.fallback.as_bytes());
+    let name = [own, b" - ", signature.remote.as_bytes()].concat();
+    state.startup.set(APPLICATION_NAME, &name);
+    state.wanted = state.startup.clone();
 }
 
 /// Places under every cap on clients.
