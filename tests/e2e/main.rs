@@ -13,6 +13,7 @@ mod harness;
 mod harness_selftest;
 
 mod copy;
+mod drivers;
 mod extended;
 mod odd_servers;
 mod simple;

@@ -13,6 +13,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{PATIENCE, eventually};
 
+/// Where `tests/setup.sh` puts what the machine lacks.
+pub fn tools() -> PathBuf {
+    std::env::var_os("TOOLS_DIR").map_or_else(|| root().join(".tools"), PathBuf::from)
+}
+
 /// The root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -121,13 +126,18 @@ impl Output {
 const LONGEST_RUN: Duration = Duration::from_secs(60);
 
 /// Runs a program to its end, off the runtime's threads.
-pub async fn run(mut command: Command) -> Output {
+pub async fn run(command: Command) -> Output {
+    run_within(LONGEST_RUN, command).await
+}
+
+/// The same, of a program that may take longer, or must not take as long.
+pub async fn run_within(longest: Duration, mut command: Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let what = format!("{command:?}");
     let child = spawn(command).unwrap_or_else(|error| panic!("{what}: {error}"));
     let pid = Pid::from_raw(child.id().cast_signed()).expect("a process ID");
     let mut waiting = tokio::task::spawn_blocking(move || child.wait_with_output());
-    let (done, in_time) = match tokio::time::timeout(LONGEST_RUN, &mut waiting).await {
+    let (done, in_time) = match tokio::time::timeout(longest, &mut waiting).await {
         Ok(done) => (done, true),
         Err(_) => {
             let _ = kill_process(pid, Signal::KILL);
@@ -140,6 +150,6 @@ pub async fn run(mut command: Command) -> Output {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     };
-    assert!(in_time, "not within {LONGEST_RUN:?}: {what}: {output:?}");
+    assert!(in_time, "not within {longest:?}: {what}: {output:?}");
     output
 }

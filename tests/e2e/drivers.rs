@@ -1,0 +1,114 @@
+//! The suites of `tests/drivers`, which are proven on PostgreSQL itself, hold through the pooler: two servers, SCRAM.
+
+#[path = "../drivers/rust.rs"]
+mod rust;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::harness::pgusher::Builder;
+use crate::harness::process::{root, run_within, tied, tools};
+use crate::harness::{Pgusher, Postgres};
+
+/// Longest a suite may take: it storms, and streams millions of rows.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Makes of one suite a test for each of the majors given.
+macro_rules! suites {
+    ($( async fn $name:ident($postgres:ident on $($test:ident $major:literal),+) $scenario:block )+) => { $(
+        mod $name {
+            use super::*;
+
+            async fn scenario($postgres: Postgres) $scenario
+
+            $( #[tokio::test]
+            async fn $test() { Box::pin(scenario(Postgres::shared($major).await)).await } )+
+        }
+    )+ };
+}
+
+suites! {
+    async fn psycopg_3_is_served(postgres on on_15 15, on_18 18) {
+        python("driver_psycopg3.py", &postgres).await;
+    }
+
+    async fn psycopg_2_is_served(postgres on on_15 15, on_18 18) {
+        python("driver_psycopg2.py", &postgres).await;
+    }
+
+    async fn asyncpg_is_served(postgres on on_15 15, on_18 18) {
+        python("driver_asyncpg.py", &postgres).await;
+    }
+
+    async fn sqlalchemy_is_served(postgres on on_15 15, on_18 18) {
+        python("driver_sqlalchemy.py", &postgres).await;
+    }
+
+    async fn migrators_are_served(postgres on on_15 15, on_18 18) {
+        python("driver_alembic.py", &postgres).await;
+    }
+
+    // pg_dump serves no server newer than itself.
+    async fn the_programs_of_postgresql_are_served(postgres on on_15 15) {
+        let restored = Postgres::shared(15).await;
+        let pgusher = two_servers(&postgres).database(restored.database(), restored.address()).start().await;
+        let restore = pgusher.url(restored.database(), "app", "app");
+        let more = [("PG_BIN", "/usr/lib/postgresql/15/bin"), ("RESTORE_URL", &restore)];
+        suite(&tools().join("python/bin/python"), "driver_tools.py", &postgres, &pgusher, &more).await;
+    }
+
+    async fn node_postgres_is_served(postgres on on_15 15, on_18 18) {
+        node("driver_node_pg.mjs", &postgres).await;
+    }
+
+    async fn postgres_js_is_served(postgres on on_15 15, on_18 18) {
+        node("driver_postgres_js.mjs", &postgres).await;
+    }
+
+    async fn tokio_postgres_is_served(postgres on on_15 15, on_18 18) {
+        let pgusher = two_servers(&postgres).start().await;
+        let served = tokio::time::timeout(DEADLINE, rust::run_tokio_postgres(&pgusher.target().url())).await;
+        served.expect("within the deadline").unwrap_or_else(|failures| panic!("{failures}"));
+    }
+
+    async fn sqlx_is_served(postgres on on_15 15, on_18 18) {
+        let pgusher = two_servers(&postgres).start().await;
+        let served = tokio::time::timeout(DEADLINE, rust::run_sqlx(&pgusher.target().url())).await;
+        served.expect("within the deadline").unwrap_or_else(|failures| panic!("{failures}"));
+    }
+}
+
+/// Few enough servers that clients change them all the time, and as many as the suites need.
+fn two_servers(postgres: &Postgres) -> Builder {
+    Pgusher::before(postgres).mode("transaction").pool_size(2).text("listen", "auth", "scram-sha-256")
+}
+
+async fn python(script: &str, postgres: &Postgres) {
+    let pgusher = two_servers(postgres).start().await;
+    suite(&tools().join("python/bin/python"), script, postgres, &pgusher, &[]).await;
+}
+
+async fn node(script: &str, postgres: &Postgres) {
+    let pgusher = two_servers(postgres).start().await;
+    suite(Path::new("node"), script, postgres, &pgusher, &[]).await;
+}
+
+/// Runs a script of `tests/drivers`, which says for each of its cases what came of it.
+async fn suite(
+    interpreter: &Path,
+    script: &str,
+    postgres: &Postgres,
+    pgusher: &Pgusher,
+    more: &[(&str, &str)],
+) {
+    let mut command = tied(interpreter, "KILL");
+    command
+        .arg(root().join("tests/drivers").join(script))
+        .env("TOOLS_DIR", tools())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("DATABASE_URL", pgusher.target().url())
+        .env("ADMIN_URL", postgres.url())
+        .envs(more.iter().copied());
+    let said = run_within(DEADLINE, command).await.ok();
+    assert!(said.lines().any(|line| line.starts_with("ok ")), "no case ran: {said}");
+}
