@@ -16,5 +16,6 @@ mod copy;
 mod drivers;
 mod extended;
 mod odd_servers;
+mod preludes;
 mod simple;
 mod transaction_mode;

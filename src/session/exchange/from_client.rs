@@ -120,6 +120,11 @@ impl Exchange {
             let frame = front.get(..available).unwrap_or_default();
             let (done, discards) = match self.on_client_frame(header, frame, client, server, outbox)? {
                 Move::Hold => break,
+                // What follows in the inbox is the rest only if what came before is gone from it.
+                Move::Done(done) if is_kept => {
+                    outbox.extend_from_slice(frame.get(done..).unwrap_or_default());
+                    (available, false)
+                }
                 Move::Done(done) => (done, false),
                 Move::Drop => (available, true),
                 Move::Pass => {
