@@ -145,6 +145,7 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
         sqlstate: error.sqlstate(),
         message: error.to_string(),
         hint: error.hint(),
+        routine: None,
     };
     report.write(&mut peer.buffers.outbox);
     Arrival::Refused(Printable(error.to_string().as_bytes()).to_string())

@@ -86,7 +86,7 @@ impl Ended {
                 (sqlstate::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout".into())
             }
         };
-        Some(Report { severity: "FATAL", sqlstate, message, hint: None })
+        Some(Report { severity: "FATAL", sqlstate, message, hint: None, routine: None })
     }
 }
 
@@ -130,7 +130,7 @@ impl Denied {
                 let state = text.as_ref().and_then(|fields| fields.sqlstate).unwrap_or(*b"22023");
                 let message = text.map(|fields| Printable(fields.message).to_string()).unwrap_or_default();
                 let state = String::from_utf8_lossy(&state);
-                write::error_response(outbox, severity, &state, &message, None, None);
+                write::error_response(outbox, severity, &state, &message, None, None, None);
             }
             _ => {
                 let report = self.report(severity);
@@ -185,7 +185,7 @@ impl Denied {
             ),
             Self::UnknownDatabase(name) => ("3D000", format!("database \"{name}\" does not exist"), None),
         };
-        Report { severity, sqlstate, message, hint }
+        Report { severity, sqlstate, message, hint, routine: None }
     }
 }
 
@@ -210,8 +210,16 @@ fn write_connect_error(severity: &'static str, error: &ConnectError, outbox: &mu
             let message = Printable(&server.message).to_string();
             let detail = server.detail.as_ref().map(|detail| Printable(detail).to_string());
             let hint = server.hint.as_ref().map(|hint| Printable(hint).to_string());
-            write::error_response(outbox, severity, &code, &message, detail.as_deref(), hint.as_deref());
+            write::error_response(
+                outbox,
+                severity,
+                &code,
+                &message,
+                detail.as_deref(),
+                hint.as_deref(),
+                None,
+            );
         }
-        None => write::error_response(outbox, severity, &code, &error.to_string(), None, None),
+        None => write::error_response(outbox, severity, &code, &error.to_string(), None, None, None),
     }
 }

@@ -536,6 +536,7 @@ mod tests {
                             &message,
                             None,
                             None,
+                            None,
                         );
                         refused = Some(error);
                     }
@@ -758,7 +759,7 @@ mod tests {
             said(|out| write::negotiate_protocol_version(out, 0, &[])),
             said(|out| write::parameter_status(out, b"a", b"b")),
             said(|out| write::backend_key_data(out, 1, b"abcd")),
-            said(|out| write::error_response(out, "FATAL", "57P03", "later", None, None)),
+            said(|out| write::error_response(out, "FATAL", "57P03", "later", None, None, None)),
             said(|out| write::notice_response(out, "NOTICE", "00000", "now", None, None)),
             said(|out| write::ready_for_query(out, b'I')),
         ];

@@ -129,12 +129,15 @@ pub struct Report {
     pub message: String,
     /// What to do.
     pub hint: Option<&'static str>,
+    /// The function of PostgreSQL's source that reports the same, where drivers go by it.
+    pub routine: Option<&'static str>,
 }
 
 impl Report {
     /// Writes it as an ErrorResponse.
     pub fn write(&self, outbox: &mut BytesMut) {
-        write::error_response(outbox, self.severity, self.sqlstate, &self.message, None, self.hint);
+        let Self { severity, sqlstate, message, hint, routine } = self;
+        write::error_response(outbox, severity, sqlstate, message, None, *hint, *routine);
     }
 }
 
@@ -213,6 +216,8 @@ impl Refusal {
                 None,
             ),
         };
-        Report { severity: "ERROR", sqlstate, message, hint }
+        // postgres.js prepares again what is gone, if it was this function that missed it.
+        let routine = (self == Self::UnknownStatement).then_some("FetchPreparedStatement");
+        Report { severity: "ERROR", sqlstate, message, hint, routine }
     }
 }

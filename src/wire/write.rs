@@ -164,7 +164,8 @@ pub fn data_row(out: &mut BytesMut, values: &[Option<&[u8]>]) {
     });
 }
 
-/// ErrorResponse. `severity` is `ERROR` or `FATAL` (PostgreSQL docs, "Error and Notice Message Fields").
+/// ErrorResponse. `severity` is `ERROR` or `FATAL`, `routine` the function of PostgreSQL's source that says the same
+/// (PostgreSQL docs, "Error and Notice Message Fields").
 pub fn error_response(
     out: &mut BytesMut,
     severity: &str,
@@ -172,8 +173,9 @@ pub fn error_response(
     message: &str,
     detail: Option<&str>,
     hint: Option<&str>,
+    routine: Option<&str>,
 ) {
-    frame(out, b'E', |out| fields(out, [severity, sqlstate, message], [detail, hint]));
+    frame(out, b'E', |out| fields(out, [severity, sqlstate, message], [detail, hint, routine]));
 }
 
 /// NoticeResponse. `severity` is `WARNING`, `NOTICE`, `INFO` or the like.
@@ -185,7 +187,7 @@ pub fn notice_response(
     detail: Option<&str>,
     hint: Option<&str>,
 ) {
-    frame(out, b'N', |out| fields(out, [severity, sqlstate, message], [detail, hint]));
+    frame(out, b'N', |out| fields(out, [severity, sqlstate, message], [detail, hint, None]));
 }
 
 /// ErrorResponse with the body of another: how a server's own error reaches a client whole.
@@ -331,9 +333,9 @@ fn named(out: &mut BytesMut, tag: u8, kind: u8, name: &[u8]) {
     });
 }
 
-fn fields(out: &mut BytesMut, always: [&str; 3], sometimes: [Option<&str>; 2]) {
+fn fields(out: &mut BytesMut, always: [&str; 3], sometimes: [Option<&str>; 3]) {
     let [severity, sqlstate, message] = always;
-    let [detail, hint] = sometimes;
+    let [detail, hint, routine] = sometimes;
     let all = [
         (b'S', Some(severity)),
         (b'V', Some(severity)),
@@ -341,6 +343,7 @@ fn fields(out: &mut BytesMut, always: [&str; 3], sometimes: [Option<&str>; 2]) {
         (b'M', Some(message)),
         (b'D', detail),
         (b'H', hint),
+        (b'R', routine),
     ];
     for (name, text) in all {
         if let Some(text) = text {
@@ -448,8 +451,8 @@ mod tests {
                 written(|out| data_row(out, &[Some(b"ab"), None])),
             ),
             (
-                b"E\0\0\0\x23SFATAL\0VFATAL\0C28P01\0Mno\0Hask\0\0",
-                written(|out| error_response(out, "FATAL", "28P01", "no", None, Some("ask"))),
+                b"E\0\0\0\x2aSFATAL\0VFATAL\0C28P01\0Mno\0Hask\0RParse\0\0",
+                written(|out| error_response(out, "FATAL", "28P01", "no", None, Some("ask"), Some("Parse"))),
             ),
         ];
         for (expected, written) in table {

@@ -19,4 +19,22 @@ on_every_major! {
             assert_eq!(row, Some(vec![Some(value.to_owned()), Some("0".to_owned())]), "{}", notation(&answer));
         }
     }
+
+    async fn a_driver_that_heals_by_the_routine_of_an_error_finds_it(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).start().await;
+
+        for in_transaction in [false, true] {
+            let (mut through, mut directly) = (pgusher.client().await, postgres.client().await);
+            let mut answers = Vec::new();
+            for client in [&mut through, &mut directly] {
+                if in_transaction {
+                    client.rows("begin").await;
+                }
+                client.send([say::bind("", "gone", &[]), say::execute("", 0), say::sync()]).await;
+                let answer = client.read_until_ready().await;
+                answers.push((answer[0].sqlstate(), answer[0].message(), answer[0].field(b'R')));
+            }
+            assert_eq!(answers[0], answers[1]);
+        }
+    }
 }
