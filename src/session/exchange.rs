@@ -535,22 +535,15 @@ impl Exchange {
         if client.rules.server_statements == 0 && findings.plans > 0 {
             pins.insert(Pin::Prepare);
         }
-        if client.rules.set == SetPolicy::Pin
-            && !findings.values.is_empty()
-            && !findings.values.is_same(&client.startup)
-        {
-            pins.insert(Pin::Setting);
-        }
         let had_pins = !client.pins.is_empty();
         server.applied = findings.values.clone();
         if self.is_abandoned {
             let is_dirty = had_pins || !pins.is_empty() || has_foreign_plans || self.hints.has(Hints::OPAQUE);
             return if is_dirty { self.sweep(true, outbox) } else { self.finish(client, server, outbox) };
         }
-        client.wanted =
-            if self.hints.has(Hints::RESETS_IDENTITY) { client.startup.clone() } else { Values::default() };
-        for (name, value) in findings.values.iter() {
-            client.wanted.set(name, value);
+        client.wanted = self.wanted_after(findings.values, client);
+        if client.rules.set == SetPolicy::Pin && !client.wanted.is_same(&client.startup) {
+            pins.insert(Pin::Setting);
         }
         client.pins = pins;
         if !pins.is_empty() || client.rules.mode == Mode::Session {
@@ -560,6 +553,21 @@ impl Exchange {
             return self.sweep(has_foreign_plans || had_pins, outbox);
         }
         self.finish(client, server, outbox)
+    }
+
+    /// What the client wants from here on: what its session has and, where that is a RESET's doing, what it began with.
+    fn wanted_after(&self, found: Values, client: &ClientState) -> Values {
+        let mut wanted = found;
+        for (name, value) in client.startup.iter() {
+            if wanted.value(name).is_some() {
+                continue;
+            }
+            // A two-part setting is empty after a RESET, and after being set to nothing.
+            let is_emptied = client.wanted.value(name) == Some(b"")
+                || self.custom.iter().any(|set| set.eq_ignore_ascii_case(name));
+            wanted.set(name, if is_emptied { b"" } else { value });
+        }
+        wanted
     }
 
     /// Takes back what the voided entries had promised.

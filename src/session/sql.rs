@@ -304,7 +304,10 @@ fn set(tokens: &mut Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> (
     match look.variable() {
         Some(name) if !variable.is_empty() && name == variable => {}
         Some(name) => {
-            note_custom(&name, custom);
+            let _ = look.next(); // `=` or TO
+            if !look.peek_word().is_some_and(|word| eq(word, "default")) {
+                note_custom(&name, custom);
+            }
             return (Hints::SETS, None);
         }
         None => return (Hints::SETS, None),
@@ -693,6 +696,7 @@ mod tests {
             assert!(hints(text).has(Hints::SETS), "{text}");
         }
         assert_eq!(read(b"set App.Tenant = 'x'", V).custom, [b"app.tenant"]);
+        assert!(read(b"set app.tenant to default; reset app.tenant", V).custom.is_empty());
         assert_eq!(read(b"select set_config('app.tenant', $1, false)", V).custom, [b"app.tenant"]);
         for text in ["begin", "START TRANSACTION", "select 1; begin; select 2"] {
             assert!(hints(text).has(Hints::BEGIN), "{text}");

@@ -1,7 +1,7 @@
 //! What the pooler says before a client's words, settings and identity, is neither heard in the answers nor in the way
 //! of the words.
 
-use crate::harness::{Frame, Pgusher, notation, say};
+use crate::harness::{Frame, Pgusher, Raw, notation, say};
 use crate::on_every_major;
 
 on_every_major! {
@@ -18,6 +18,28 @@ on_every_major! {
             let row = answer.iter().find(|frame| frame.is(b'D')).map(Frame::row);
             assert_eq!(row, Some(vec![Some(value.to_owned()), Some("0".to_owned())]), "{}", notation(&answer));
         }
+    }
+
+    async fn a_reset_goes_back_to_what_the_client_began_with(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).no_identity().start().await;
+        let own = pgusher.target().with("options", "-c statement_timeout=71s -c own.value=mine");
+        let (mut a, mut b) = (Raw::login(&own).await, pgusher.client().await);
+
+        for name in ["statement_timeout", "own.value"] {
+            let usual = a.value(&format!("show {name}")).await;
+            for reset in [format!("reset {name}"), format!("set {name} to default"), "reset all; select 1".into()] {
+                a.rows(&format!("set {name} = '5s'")).await;
+                assert_eq!(a.value(&format!("show {name}")).await, "5s");
+                a.ask([say::extended(&reset, &[]), say::sync()]).await;
+                a.rows(&reset).await;
+                b.rows("select 1").await;
+                assert_eq!(a.value(&format!("show {name}")).await, usual, "{reset}");
+            }
+        }
+        a.rows("set own.value = ''").await;
+        b.rows("select 1").await;
+        assert_eq!(a.value("show own.value").await, "");
+        assert_eq!(b.value("show statement_timeout").await, "0");
     }
 
     async fn a_driver_that_heals_by_the_routine_of_an_error_finds_it(postgres: Postgres) {
