@@ -57,6 +57,9 @@ impl Lease {
             let pool = self.pool.clone();
             self.pool.spawn(async move {
                 target.at_peace().await;
+                if target.has_stray() {
+                    return destroy(object, &pool);
+                }
                 drop(object);
                 pool.on_freed();
             });

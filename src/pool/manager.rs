@@ -281,7 +281,8 @@ impl Manager {
     pub(super) fn is_good(&self, server: &Server, now: Instant) -> bool {
         let is_young = server.expires.is_none_or(|expires| now < expires);
         let is_fresh = self.settings.max_uses.is_none_or(|most| server.uses < most);
-        is_young && is_fresh && server.generation == self.generation.load(Ordering::Relaxed)
+        let is_current = server.generation == self.generation.load(Ordering::Relaxed);
+        is_young && is_fresh && is_current && !server.cancel.has_stray()
     }
 }
 

@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -46,18 +46,32 @@ pub struct CancelTarget {
     /// Requests on their way.
     in_flight: AtomicUsize,
     arrived: Notify,
+    /// Whether a request was said and never seen to arrive: it may come at any time.
+    has_stray: AtomicBool,
 }
 
 impl CancelTarget {
     /// A target nobody aims at.
     pub fn new(server: ServerId, address: Address, key: Option<ServerKey>) -> Self {
-        Self { server, address, key, in_flight: AtomicUsize::new(0), arrived: Notify::new() }
+        Self {
+            server,
+            address,
+            key,
+            in_flight: AtomicUsize::new(0),
+            arrived: Notify::new(),
+            has_stray: AtomicBool::new(false),
+        }
     }
 
-    /// A request sets out. It has arrived when the guard is dropped.
+    /// A request is to set out. It is not under way any more when the guard is dropped.
     pub fn aim(self: &Arc<Self>) -> Aim {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        Aim(self.clone())
+        Aim { target: self.clone(), is_loose: false }
+    }
+
+    /// Whether a request got lost: it may still fall on whoever has the server then.
+    pub fn has_stray(&self) -> bool {
+        self.has_stray.load(Ordering::Acquire)
     }
 
     /// Whether a request is on its way.
@@ -81,19 +95,36 @@ impl CancelTarget {
 
 /// A cancel request on its way.
 #[derive(Debug)]
-pub struct Aim(Arc<CancelTarget>);
+pub struct Aim {
+    target: Arc<CancelTarget>,
+    /// Whether it has been said, and not been seen to arrive.
+    is_loose: bool,
+}
 
 impl Aim {
     /// What it is aimed at.
     pub fn target(&self) -> &CancelTarget {
-        &self.0
+        &self.target
+    }
+
+    /// It is about to be said: from here on it may arrive at any time.
+    pub fn set_out(&mut self) {
+        self.is_loose = true;
+    }
+
+    /// The server has taken it.
+    pub fn arrive(&mut self) {
+        self.is_loose = false;
     }
 }
 
 impl Drop for Aim {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-        self.0.arrived.notify_waiters();
+        if self.is_loose {
+            self.target.has_stray.store(true, Ordering::Release);
+        }
+        self.target.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.target.arrived.notify_waiters();
     }
 }
 

@@ -5,6 +5,7 @@
 //! # Promises
 //! - Keys are random and compared in constant time; a key is found by its number, not by searching.
 //! - A request reaches the server its client holds at that moment, and that server is not lent on before it has arrived.
+//! - A server whose request got lost is not lent again: it might arrive later.
 //! - A client that waits for a server is cancelled where it waits.
 //!
 //! # Refuses
@@ -198,24 +199,25 @@ impl Drop for Entry {
 
 /// Delivers a request: PostgreSQL closes the connection after it has sent the signal.
 ///
-/// Cancel safe: the server is then free of it, delivered or not.
+/// Cancel safe: a request that was said and not seen to arrive is marked on its server, which is then not lent again.
 ///
 /// # Errors
 /// The server could not be reached, or did not close in time.
-pub async fn deliver(aim: Aim) -> io::Result<()> {
-    let target = aim.target();
-    let Some(key) = &target.key else { return Ok(()) };
+pub async fn deliver(mut aim: Aim) -> io::Result<()> {
+    let Some(key) = aim.target().key.clone() else { return Ok(()) };
     let delivery = async {
-        let stream = match &target.address {
+        let stream = match &aim.target().address {
             Address::Tcp(address) => dial(*address).await?,
             Address::Unix(directory, port) => connect::unix(directory, *port).await?,
         };
         let mut peer = Peer::new(stream);
         write::cancel_request(&mut peer.buffers.outbox, key.process_id(), key.secret());
+        aim.set_out();
         peer.drain().await?;
         while peer.fill().await? {
             peer.buffers.inbox.clear();
         }
+        aim.arrive();
         Ok(())
     };
     timeout(DELIVERY, delivery).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -259,6 +261,23 @@ mod tests {
         drop(aim);
 
         assert!(!target.is_aimed_at());
+    }
+
+    #[test]
+    fn a_request_that_was_said_and_not_seen_to_arrive_is_remembered() {
+        let (never_said, arrived, lost) = (target(), target(), target());
+
+        drop(never_said.aim());
+        let mut aim = arrived.aim();
+        aim.set_out();
+        aim.arrive();
+        drop(aim);
+        let mut aim = lost.aim();
+        aim.set_out();
+        drop(aim);
+
+        let strays = [never_said, arrived, lost].map(|target| (target.is_aimed_at(), target.has_stray()));
+        assert_eq!(strays, [(false, false), (false, false), (false, true)]);
     }
 
     #[test]
