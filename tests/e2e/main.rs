@@ -12,6 +12,7 @@ mod harness;
 
 mod harness_selftest;
 
+mod cancel;
 mod copy;
 mod drivers;
 mod extended;

@@ -10,6 +10,7 @@
 //! - Whatever is missing fails the test and says what to run.
 //! - No test waits longer than [`PATIENCE`] without failing.
 
+pub mod activity;
 pub mod answer;
 pub mod compare;
 pub mod delay_proxy;
