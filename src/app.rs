@@ -155,25 +155,32 @@ fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
 }
 
 fn proxy(config: &Config) -> Result<Proxy, StartError> {
-    let tuning = Tuning { keepalive: config.net.keepalive, user_timeout: config.net.tcp_user_timeout };
-    let shared = Shared {
-        next_server: AtomicU64::new(1),
-        secrets: Secrets::default(),
-        tuning,
-        total: config.max_servers.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
-    };
     let users = config.users.iter().filter_map(|user| Some((user.name.as_str(), user.secret.as_ref()?)));
     Ok(Proxy {
         catalog: Catalog::new(&config.databases, &config.users),
-        pools: Arc::new(Pools::new(shared)),
+        pools: Arc::new(pools(config)),
         verifiers: Verifiers::new(users, config.proxy.auth_file.clone()),
         clients: Arc::new(Clients::default()),
         salts: Salts::random().map_err(|_| StartError::NoRandomness)?,
         drain: Drain::default(),
         logs_connections: config.log.connections,
-        tuning,
+        tuning: tuning(config),
         places: Arc::new(Semaphore::new(config.proxy.max_clients.min(Semaphore::MAX_PERMITS))),
         next_client: AtomicU64::new(1),
         settings: config.proxy.clone(),
     })
+}
+
+/// The pools of all databases, empty.
+pub(crate) fn pools(config: &Config) -> Pools {
+    Pools::new(Shared {
+        next_server: AtomicU64::new(1),
+        secrets: Secrets::default(),
+        tuning: tuning(config),
+        total: config.max_servers.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
+    })
+}
+
+fn tuning(config: &Config) -> Tuning {
+    Tuning { keepalive: config.net.keepalive, user_timeout: config.net.tcp_user_timeout }
 }

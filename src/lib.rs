@@ -1,6 +1,7 @@
 //! pgusher
 pub mod app;
 pub mod auth;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod drain;

@@ -1,11 +1,11 @@
 //! Parse, decide, run. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
-use pgusher::app;
 use pgusher::cli::{self, Command};
 use pgusher::config::{Config, Surroundings};
-use pgusher::telemetry;
+use pgusher::{app, check, telemetry};
 
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
@@ -17,15 +17,30 @@ fn main() -> ExitCode {
         Err(problems) => return say(&problems.to_string(), cli::USAGE, true),
     };
     match cli.command {
+        Some(Command::Check { connect }) => check(&config, connect),
+        Some(Command::Doctor { .. } | Command::Demo { .. }) => say("not yet\n", 1, true),
         None => {
             telemetry::log::start(&config.log);
-            match app::run(&config) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => say(&format!("pgusher: {error}\n"), 1, true),
-            }
+            ended(app::run(&config))
         }
-        Some(Command::Check { connect: _ }) => say("configuration is valid\n", 0, false),
-        Some(Command::Doctor { .. } | Command::Demo { .. }) => say("not yet\n", 1, true),
+    }
+}
+
+fn check(config: &Config, connect: bool) -> ExitCode {
+    let valid = say("configuration is valid\n", 0, false);
+    if !connect {
+        return valid;
+    }
+    match check::connect(config) {
+        Ok(report) => say(&report.to_string(), u8::from(report.is_bad()), report.is_bad()),
+        Err(error) => ended(Err(error)),
+    }
+}
+
+fn ended(result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => say(&format!("pgusher: {error}\n"), 1, true),
     }
 }
 

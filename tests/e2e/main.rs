@@ -13,6 +13,7 @@ mod harness;
 mod harness_selftest;
 
 mod cancel;
+mod check;
 mod copy;
 mod drivers;
 mod extended;
