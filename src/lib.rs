@@ -4,6 +4,7 @@ pub mod auth;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod drain;
 pub mod names;
 pub mod net;

@@ -3,15 +3,18 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use pgusher::cli::{self, Command};
+use pgusher::cli::{self, Command, Flags};
 use pgusher::config::{Config, Surroundings};
-use pgusher::{app, check, telemetry};
+use pgusher::{app, check, demo, telemetry};
 
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(exit) => return say(&exit.text, exit.code, exit.is_error()),
     };
+    if let Some(Command::Demo { once }) = cli.command {
+        return show(once, &cli.flags);
+    }
     let config = match Config::load(&cli.flags, &Surroundings::of_process()) {
         Ok(config) => config,
         Err(problems) => return say(&problems.to_string(), cli::USAGE, true),
@@ -24,6 +27,14 @@ fn main() -> ExitCode {
             ended(app::run(&config))
         }
     }
+}
+
+/// The demo starts servers and poolers of its own: no settings are read, so none may be given.
+fn show(once: bool, flags: &Flags) -> ExitCode {
+    if *flags != Flags::default() {
+        return say("pgusher: demo brings its own settings; leave the flags away\n", cli::USAGE, true);
+    }
+    ended(demo::run(once))
 }
 
 fn check(config: &Config, connect: bool) -> ExitCode {

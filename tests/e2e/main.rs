@@ -16,6 +16,7 @@ mod cancel;
 mod check;
 mod copy;
 mod drivers;
+mod demo;
 mod extended;
 mod odd_servers;
 mod preludes;
