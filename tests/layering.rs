@@ -62,6 +62,12 @@ const ROWS: &[Row] = &[
         ],
         outside: &["rustix", "tokio", "tracing"],
     },
+    Row {
+        room: "check",
+        inside: &["app", "auth", "config", "names", "pool", "proxy", "session"],
+        outside: &["tokio", "tracing"],
+    },
+    Row { room: "demo", inside: &["cli", "config", "names"], outside: &["rustix", "tokio"] },
 ];
 
 /// Below the line there is no clock, socket, thread, file, environment or log.

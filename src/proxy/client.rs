@@ -213,16 +213,18 @@ impl Client {
     /// Moves bytes until the turn is over, and gives the server back.
     async fn talk(&mut self, mut lease: Lease) -> Result<Spoken, Ended> {
         let began = Instant::now();
-        let Guest { peer, state, entry, .. } = &mut self.record.guest;
+        let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
         let server = &mut *lease;
         let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
         server.exchange.begin(state, told, &mut server.state, outbox);
         let mut watch = Watch::new(&state.rules);
+        let mut is_cancelling = false;
         let result = loop {
             let result = relay(peer, state, server, &entry.handle, &mut watch).await;
-            if matches!(result, Err(relay::Ended::Late(Lateness::Query))) {
-                // The server says 57014 itself; the session goes on.
-                watch.forgive_query();
+            if matches!(result, Err(relay::Ended::Late(Lateness::Query))) && !is_cancelling {
+                // The server says 57014 itself, and the session goes on; or it does not, and both end.
+                is_cancelling = true;
+                watch.grant(member.pool().settings().clean_timeout);
                 let aim = server.cancel.aim();
                 drop(tokio::spawn(async move { drop(deliver(aim).await) }));
                 continue;

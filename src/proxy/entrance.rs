@@ -23,11 +23,14 @@ use crate::proxy::cancel::Entry;
 use crate::proxy::catalog::Seat;
 use crate::proxy::checkout::{NoLease, checkout};
 use crate::proxy::farewell::Denied;
-use crate::proxy::relay::{Watch, relay};
+use crate::proxy::relay::relay_abandoned;
 use crate::session::opening::{self, LoginRequest, Opening, OpeningError, Proof, Step, Tls};
 use crate::session::violation::Report;
 use crate::session::{ClientState, Identity, Outcome, Parameters, Rules, Values};
 use crate::wire::startup::Replication;
+
+/// Servers that may be lost while a client's settings are tried.
+const TRIES: u32 = 3;
 
 const APPLICATION_NAME: &[u8] = b"application_name";
 
@@ -293,7 +296,7 @@ async fn try_settings(
 ) -> Result<(), Option<Denied>> {
     let pool = member.pool();
     let handle = &entry.handle;
-    let mut unwound = 0;
+    let mut failures = 0;
     loop {
         let mut lease = checkout(pool, peer, handle, state).await.map_err(|none| match none {
             NoLease::Cancelled => Some(Denied::Cancelled),
@@ -303,27 +306,23 @@ async fn try_settings(
         let server = &mut *lease;
         let mut said = BytesMut::new();
         server.exchange.begin_trial(state, &mut said, &mut server.state, &mut server.peer.buffers.outbox);
-        let mut watch = Watch::new(&Rules::default());
-        let outcome = relay(peer, state, server, handle, &mut watch).await;
+        // What the server reports goes into the welcome, not before it.
+        let limit = pool.settings().acquire_timeout;
+        let outcome = timeout(limit, relay_abandoned(state, server)).await;
         handle.has_nothing();
-        // What the server reported goes into the welcome, not before it.
-        peer.buffers.outbox.clear();
         match outcome {
-            Ok(Outcome::Settled(clean)) => {
+            Ok(Ok(Outcome::Settled(clean))) => {
                 pool.accept(&state.startup);
+                state.told = server.state.reported.clone();
                 lease.release(clean);
                 return Ok(());
             }
-            Ok(Outcome::Unwound(_, clean)) => {
+            Ok(Ok(Outcome::Unwound(_, clean))) => {
                 let words = server.exchange.take_failure();
                 lease.release(clean);
                 return Err(Some(Denied::Settings(words)));
             }
-            Err(crate::proxy::relay::Ended::Client | crate::proxy::relay::Ended::Ordered) => {
-                return Err(None);
-            }
-            Ok(Outcome::ClientLeft) => return Err(None),
-            _ if unwound < 3 => unwound += 1,
+            _ if failures < TRIES => failures += 1,
             _ => return Err(Some(Denied::Prelude)),
         }
     }

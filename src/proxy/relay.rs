@@ -25,6 +25,9 @@ use crate::session::violation::Violation;
 use crate::session::{ClientState, Exchange, Outcome, Rules};
 use crate::wire::Buffers;
 
+/// Bytes a client may say before it is heard, while its first unit is on its way or its server is being cleaned.
+const HELD: usize = 256 << 10;
+
 /// Why the relay stopped without an outcome.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -65,7 +68,8 @@ pub(super) async fn relay(
     poll_fn(|cx| {
         loop {
             let mut moved = false;
-            if server.peer.has_room() {
+            let is_heard = server.exchange.is_listening() || client.buffers.inbox.len() < HELD;
+            if is_heard && server.peer.has_room() {
                 moved |= fill(client, cx).map_err(|_| Ended::Client)?;
             }
             if client.has_room() {
@@ -145,9 +149,10 @@ impl Watch {
         Self { query, transaction, idle, began: now, turned: (false, now), timer }
     }
 
-    /// The query deadline has been acted on: it does not come again in this turn.
-    pub(super) fn forgive_query(&mut self) {
-        self.query = None;
+    /// The query is being cancelled: the server has so long to say so.
+    pub(super) fn grant(&mut self, grace: Duration) {
+        self.query = Some(grace);
+        self.turned.1 = Instant::now();
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, exchange: &Exchange, handle: &ClientHandle) -> Poll<Ended> {

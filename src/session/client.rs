@@ -12,12 +12,14 @@
 
 use std::sync::Arc;
 
+use memchr::memchr;
+
 use crate::session::claim::{Claim, Identity};
 use crate::session::hold::Pins;
 use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::{ClientStatements, Interner, Named};
 use crate::session::settings::Rules;
-use crate::session::sql::{self, Command, Reading};
+use crate::session::sql::{self, Command, Hints, Reading};
 
 /// One client's side of the conversation.
 pub struct ClientState {
@@ -92,7 +94,23 @@ impl ClientState {
     /// Reads a text under this client's rules.
     pub fn read(&self, text: &[u8]) -> Reading {
         let identity = &self.rules.identity;
-        sql::read(text, if identity.enabled { identity.variable.as_bytes() } else { b"" })
+        let mut reading = sql::read(text, if identity.enabled { identity.variable.as_bytes() } else { b"" });
+        if memchr(b'\\', text).is_some() && !self.quotes_plainly() {
+            // The text may end its strings elsewhere than it seems to.
+            reading.hints = reading.hints.with(Hints::OPAQUE);
+            reading.command = None;
+        }
+        reading
+    }
+
+    /// Whether a backslash is a backslash: not under `standard_conforming_strings = off`, nor in encodings where it can be
+    /// the second byte of a character.
+    fn quotes_plainly(&self) -> bool {
+        const UNPLAIN: [&[u8]; 7] =
+            [b"BIG5", b"GB18030", b"GBK", b"JOHAB", b"SHIFT_JIS_2004", b"SJIS", b"UHC"];
+        let encoding = self.told.value(b"client_encoding").unwrap_or_default();
+        let is_plain = !UNPLAIN.iter().any(|unplain| unplain.eq_ignore_ascii_case(encoding));
+        is_plain && self.told.value(b"standard_conforming_strings") != Some(b"off")
     }
 
     /// The statement this client calls `name`.

@@ -194,6 +194,8 @@ pub struct Exchange {
     has_left: bool,
     /// Whether any of the client's words were taken in this turn.
     has_spoken: bool,
+    /// Whether the prelude changes settings: the server reports them only with its next ReadyForQuery.
+    changes_settings: bool,
     /// The statement bound last.
     bound: u64,
     /// Whether the server's unnamed statement is this client's.
@@ -244,6 +246,7 @@ impl Exchange {
                 .as_ref()
                 .is_some_and(|reading| reading.hints.has(Hints::SEQUENCES)),
         };
+        self.changes_settings = !server.applied.is_same(&client.wanted);
         if prelude.is_needed() {
             prelude.write(outbox, &mut self.pipeline);
             self.phase = Phase::Barrier;
@@ -336,6 +339,11 @@ impl Exchange {
     /// The server's words when it refused the last prelude: the body of its ErrorResponse.
     pub fn take_failure(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.failure)
+    }
+
+    /// Whether more of the client's words could be judged now, had they come.
+    pub fn is_listening(&self) -> bool {
+        !self.is_holding_back()
     }
 
     /// Whether the server is at work for the client.

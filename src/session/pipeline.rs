@@ -20,6 +20,8 @@ pub enum Answer {
     Bind,
     /// `3`.
     Close,
+    /// Nothing: a copy the server has not begun yet ends here.
+    CopyEnd,
     /// `T` or `n`.
     DescribePortal,
     /// `t`, then `T` or `n`.
@@ -108,6 +110,15 @@ impl Owed {
     }
 }
 
+/// What is known of a copy when it begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CopyRest {
+    /// Whether the client has ended it already.
+    pub has_ended: bool,
+    /// Whether other messages were sent into it: the server fails at a place we cannot know.
+    pub is_unknown: bool,
+}
+
 /// The queue.
 #[derive(Default)]
 pub struct Pipeline {
@@ -127,7 +138,19 @@ impl Pipeline {
 
     /// Takes the answer that is due now.
     pub fn pop(&mut self) -> Option<Owed> {
-        self.queue.pop_front()
+        let owed = self.queue.pop_front();
+        // An end without its copy: the server drops such messages.
+        while self.queue.front().is_some_and(|next| next.answer == Answer::CopyEnd) {
+            self.queue.pop_front();
+        }
+        owed
+    }
+
+    /// The client has ended a copy before the server has said that it began.
+    pub fn push_copy_end(&mut self) {
+        if !self.queue.is_empty() {
+            self.push(Owed::client(Answer::CopyEnd));
+        }
     }
 
     /// Whether nothing is owed.
@@ -148,11 +171,16 @@ impl Pipeline {
         self.pop()
     }
 
-    /// Forgets the Syncs behind the one that is due: a server in COPY IN ignores them. Whether nothing else was there.
-    pub fn forget_syncs(&mut self) -> bool {
-        let all = self.queue.iter().skip(1).all(|owed| owed.answer == Answer::Sync);
-        self.queue.truncate(1);
-        all
+    /// A copy in begins for the answer that is due. Under the extended protocol the Syncs that were sent before its end are
+    /// forgotten: "the backend will ignore Sync and Flush messages while in COPY IN" (protocol flow, COPY Operations).
+    pub fn on_copy_in(&mut self, is_extended: bool) -> CopyRest {
+        let end = self.queue.iter().position(|owed| owed.answer == Answer::CopyEnd);
+        let before = 1..end.unwrap_or(self.queue.len());
+        let is_unknown =
+            self.queue.range(before.clone()).any(|owed| !is_extended || owed.answer != Answer::Sync);
+        let after = end.map_or(before.end, |end| end + 1);
+        self.queue.drain(before.start..after);
+        CopyRest { has_ended: end.is_some(), is_unknown }
     }
 
     /// Forgets everything.
@@ -169,6 +197,7 @@ impl fmt::Debug for Pipeline {
             let letter = match owed.answer {
                 Answer::Bind => '2',
                 Answer::Close => '3',
+                Answer::CopyEnd => 'c',
                 Answer::DescribePortal => 'T',
                 Answer::DescribeStatement => 't',
                 Answer::Execute => 'C',
@@ -208,13 +237,27 @@ mod tests {
     }
 
     #[test]
-    fn syncs_behind_a_copy_are_forgotten() {
+    fn syncs_before_the_end_of_a_copy_are_forgotten() {
         let mut pipeline = Pipeline::default();
         pipeline.push(Owed::client(Answer::Execute));
         pipeline.push(Owed::client(Answer::Sync));
+        pipeline.push_copy_end();
+        pipeline.push(Owed::client(Answer::Sync));
 
-        assert!(pipeline.forget_syncs());
+        assert_eq!(pipeline.on_copy_in(true), CopyRest { has_ended: true, is_unknown: false });
 
-        assert_eq!(format!("{pipeline:?}"), "owed: C");
+        assert_eq!(format!("{pipeline:?}"), "owed: C Z");
+    }
+
+    #[test]
+    fn an_end_without_its_copy_owes_nothing() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push_copy_end();
+        assert!(pipeline.is_empty());
+        pipeline.push(Owed::client(Answer::Query));
+        pipeline.push_copy_end();
+        pipeline.pop();
+
+        assert!(pipeline.is_empty());
     }
 }

@@ -150,7 +150,7 @@ impl Exchange {
         Ok(())
     }
 
-    fn is_holding_back(&self) -> bool {
+    pub(super) fn is_holding_back(&self) -> bool {
         let may_talk = match self.phase {
             Phase::Barrier => self.unit == Unit::Open,
             Phase::Ready | Phase::Talking => true,
@@ -245,7 +245,9 @@ impl Exchange {
             tag::FLUSH => return Ok(if self.is_copying_in { Move::Drop } else { Move::Pass }),
             tag::COPY_DATA => return Ok(Move::Pass),
             tag::COPY_DONE | tag::COPY_FAIL => {
-                self.is_copying_in = false;
+                if !std::mem::take(&mut self.is_copying_in) {
+                    self.pipeline.push_copy_end();
+                }
                 return Ok(Move::Pass);
             }
             _ => {}

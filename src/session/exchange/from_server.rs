@@ -13,6 +13,7 @@ use crate::session::client::ClientState;
 use crate::session::exchange::{Exchange, Loss, Outcome, Phase, Rest, Segment, Unit, is_undoable, tell};
 use crate::session::pipeline::{Answer, Origin, Owed, Step};
 use crate::session::server::ServerState;
+use crate::session::sql::Hints;
 use crate::session::transaction::Status;
 use crate::session::violation::{Refusal, Side, Violation};
 use crate::wire::Buffers;
@@ -94,7 +95,9 @@ impl Exchange {
                 buffer::discard(&mut client_buffers.inbox, std::mem::take(&mut self.cursor));
                 server.applied = client.wanted.clone();
                 self.tally.preludes += 1;
-                tell(client, server, outbox);
+                if !self.changes_settings {
+                    tell(client, server, outbox);
+                }
             }
             if self.pipeline.front().is_some_and(|owed| owed.origin == Origin::Supplied) {
                 buffer::forward(inbox, run, outbox);
@@ -161,6 +164,10 @@ impl Exchange {
                 let (name, value) = backend::parameter_status(body).map_err(broken)?;
                 server.reported.set(name, value);
                 let is_news = client.told.set(name, value);
+                if self.phase == Phase::Talking && !self.changes_settings {
+                    // A setting has changed, by whatever words: a function's too.
+                    self.hints = self.hints.with(Hints::SETS);
+                }
                 return Ok(if is_news { Fate::Forward } else { Fate::Swallow });
             }
             tag::ERROR => return Ok(self.on_error(body, client, server)),
@@ -213,11 +220,13 @@ impl Exchange {
                 self.on_command(command, owed.origin, client, server)?;
             }
             (tag::COPY_IN, Answer::Execute | Answer::Query) if fate == Fate::Forward => {
-                self.is_copying_in = true;
-                if owed.answer == Answer::Execute {
-                    // "the backend will ignore Sync and Flush messages while in COPY IN" (protocol flow, COPY Operations)
-                    self.is_tainted |= !self.pipeline.forget_syncs();
-                    self.segment = Segment::Open;
+                let rest = self.pipeline.on_copy_in(owed.answer == Answer::Execute);
+                self.is_tainted |= rest.is_unknown;
+                if !rest.has_ended {
+                    self.is_copying_in = true;
+                    if owed.answer == Answer::Execute {
+                        self.segment = Segment::Open;
+                    }
                 }
             }
             (tag::PARAMETER_DESCRIPTION, Answer::DescribeStatement)
@@ -370,6 +379,7 @@ impl Exchange {
                 Answer::Close => write::close_complete(outbox),
                 Answer::Query => self.supply_deallocate(outbox),
                 Answer::Bind
+                | Answer::CopyEnd
                 | Answer::DescribePortal
                 | Answer::DescribeStatement
                 | Answer::Execute
