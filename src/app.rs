@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::net::connect::Tuning;
 use crate::net::listen::Listener;
-use crate::pool::{Pools, Secrets, Shared};
+use crate::pool::{Cap, Pools, Secrets, Shared};
 use crate::proxy::cancel::Clients;
 use crate::proxy::{Catalog, Proxy, Verifiers};
 
@@ -177,7 +177,7 @@ pub(crate) fn pools(config: &Config) -> Pools {
         next_server: AtomicU64::new(1),
         secrets: Secrets::default(),
         tuning: tuning(config),
-        total: config.max_servers.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))),
+        total: config.max_servers.map(|most| Arc::new(Cap::new(most))),
     })
 }
 

@@ -19,7 +19,7 @@ use std::time::Instant;
 use deadpool::managed::Object;
 
 use crate::pool::Pool;
-use crate::pool::manager::Manager;
+use crate::pool::manager::{Destiny, Manager};
 use crate::pool::server::Server;
 use crate::session::Clean;
 
@@ -49,24 +49,16 @@ impl Lease {
         object.uses += 1;
         object.idle_since = Instant::now();
         object.peer.give_up();
-        if !self.pool.manager().is_good(&object, object.idle_since) {
-            return destroy(object, &self.pool);
-        }
         if object.cancel.is_aimed_at() {
             let target = object.cancel.clone();
             let pool = self.pool.clone();
             self.pool.spawn(async move {
                 target.at_peace().await;
-                if target.has_stray() {
-                    return destroy(object, &pool);
-                }
-                drop(object);
-                pool.on_freed();
+                give_back(object, &pool);
             });
             return;
         }
-        drop(object);
-        self.pool.on_freed();
+        give_back(object, &self.pool);
     }
 }
 
@@ -97,6 +89,30 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
             destroy(object, &self.pool);
+        }
+    }
+}
+
+/// To whoever needs it most: the pool, a client that waits for a cap, or nobody.
+fn give_back(mut object: Object<Manager>, pool: &Pool) {
+    let (manager, now) = (pool.manager(), object.idle_since);
+    if !manager.is_good(&object, now) {
+        return destroy(object, pool);
+    }
+    match manager.destiny(pool.waiting(), now) {
+        Destiny::Close => destroy(object, pool),
+        Destiny::HandOver(heir) => {
+            object.is_handed_over = true;
+            let mut server = Object::take(object);
+            server.is_handed_over = false;
+            if let Err(server) = heir.send(server) {
+                server.close(); // it stopped waiting this very moment
+            }
+            pool.on_freed();
+        }
+        Destiny::Keep => {
+            drop(object);
+            pool.on_freed();
         }
     }
 }

@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::auth::{ChannelBinding, Credential, ScramKeys, Secret, Verifier};
 use crate::names::{Database, PoolKey, ServerId, User};
 use crate::net::connect::{self, Tuning};
 use crate::net::{Peer, Stream};
+use crate::pool::cap::{Cap, Counted, Heirs};
 use crate::pool::error::ConnectError;
 use crate::pool::secrets::Secrets;
 use crate::pool::server::{Address, CancelTarget, Server, Vitality};
@@ -40,11 +41,29 @@ pub struct Shared {
     /// How connections are tuned.
     pub tuning: Tuning,
     /// Servers over all pools.
-    pub total: Option<Arc<Semaphore>>,
+    pub total: Option<Arc<Cap>>,
 }
 
 /// The caps a pool's servers count against, from the narrowest to the widest.
-pub(super) type Caps = Vec<Arc<Semaphore>>;
+pub(super) type Caps = Vec<Arc<Cap>>;
+
+/// What becomes of a server that is given back.
+pub(super) enum Destiny {
+    /// Somebody else needs its place more.
+    Close,
+    /// A client of its pool waits for a cap, and takes it over.
+    HandOver(oneshot::Sender<Box<Server>>),
+    /// It waits for the next client.
+    Keep,
+}
+
+/// What a new server is made of.
+enum Place {
+    /// Places under every cap.
+    Found(Vec<OwnedSemaphorePermit>),
+    /// One that has its places already.
+    Server(Box<Server>),
+}
 
 /// Makes the servers of one pool.
 pub(super) struct Manager {
@@ -55,6 +74,8 @@ pub(super) struct Manager {
     settings: Settings,
     shared: Arc<Shared>,
     caps: Caps,
+    /// Its clients that wait for a cap.
+    heirs: Arc<Heirs>,
     /// The identity variable, sent empty at startup so that fresh and used servers are alike.
     identity_variable: Option<String>,
     /// What the last client of this pool proved itself with, for pools without a password of their own.
@@ -81,7 +102,7 @@ impl Manager {
         settings: Settings,
         identity_variable: Option<String>,
         shared: Arc<Shared>,
-        caps: Caps,
+        (caps, heirs): (Caps, Arc<Heirs>),
     ) -> Self {
         Self {
             opening: Semaphore::new(settings.connect_concurrency.max(1)),
@@ -90,6 +111,7 @@ impl Manager {
             settings,
             shared,
             caps,
+            heirs,
             identity_variable,
             credential: Mutex::default(),
             keys: Mutex::default(),
@@ -262,6 +284,7 @@ impl Manager {
             uses: 0,
             generation: self.generation.load(Ordering::Relaxed),
             permits: Vec::new(),
+            is_handed_over: false,
         }
     }
 
@@ -275,6 +298,51 @@ impl Manager {
                 reported
             }
         }
+    }
+
+    /// The caps its servers count against.
+    pub(super) fn caps(&self) -> &[Arc<Cap>] {
+        &self.caps
+    }
+
+    /// A place under every cap, or a server of this pool that has one.
+    ///
+    /// Cancel safe.
+    async fn place(&self) -> Option<Place> {
+        let at_once: Option<Vec<_>> = self.caps.iter().map(|cap| cap.place_now()).collect();
+        if let Some(places) = at_once {
+            return Some(Place::Found(places));
+        }
+        let found = async {
+            let mut places = Vec::with_capacity(self.caps.len());
+            for cap in &self.caps {
+                places.push(cap.place(&self.key).await?);
+            }
+            Some(places)
+        };
+        tokio::select! {
+            biased;
+            server = self.heirs.inherit() => server.map(Place::Server),
+            places = found => places.map(Place::Found),
+        }
+    }
+
+    /// What becomes of a server given back now, while `waiting` clients of its pool wait.
+    pub(super) fn destiny(&self, waiting: usize, now: Instant) -> Destiny {
+        if self.caps.is_empty() {
+            return Destiny::Keep;
+        }
+        let own = self.heirs.waiting();
+        if self.caps.iter().any(|cap| cap.is_overdue(own, now)) {
+            return Destiny::Close;
+        }
+        if let Some(heir) = self.heirs.next() {
+            return Destiny::HandOver(heir);
+        }
+        if waiting == 0 && self.caps.iter().any(|cap| cap.is_wanted(own)) {
+            return Destiny::Close;
+        }
+        Destiny::Keep
     }
 
     /// Whether a server may be lent again, or kept.
@@ -293,13 +361,13 @@ impl managed::Manager for Manager {
     async fn create(&self) -> Result<Box<Server>, ConnectError> {
         // The login is large and rare; what waits for it is small and common.
         Box::pin(async {
-            let mut permits = Vec::with_capacity(self.caps.len());
-            for cap in &self.caps {
-                permits.push(cap.clone().acquire_owned().await.map_err(|_| ConnectError::Closed)?);
-            }
+            let permits = match self.place().await {
+                Some(Place::Found(permits)) => permits,
+                Some(Place::Server(server)) => return Ok(server),
+                None => return Err(ConnectError::Closed),
+            };
+            let _connecting = Counted::up(&self.connecting);
             let _opening = self.opening.acquire().await.map_err(|_| ConnectError::Closed)?;
-            self.connecting.fetch_add(1, Ordering::Relaxed);
-            let _guard = Counted(&self.connecting);
             let limit = self.settings.connect_timeout;
             let mut server = timeout(limit, self.open(self.plan()?))
                 .await
@@ -321,18 +389,12 @@ impl managed::Manager for Manager {
     }
 
     fn detach(&self, server: &mut Box<Server>) {
+        if server.is_handed_over {
+            return;
+        }
         write::terminate(&mut server.peer.buffers.outbox);
         let _ = server.look();
         let _ = server.peer.poll_drain(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-    }
-}
-
-/// Counts one down when dropped.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

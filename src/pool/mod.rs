@@ -11,6 +11,7 @@
 //! # Refuses
 //! To know clients: who waits, and for whose sake, is [`crate::proxy`]'s.
 
+mod cap;
 mod error;
 mod lease;
 mod manager;
@@ -21,17 +22,18 @@ mod statements;
 mod sweep;
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{Object, PoolConfig, PoolError, QueueMode, Timeouts};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
+pub use cap::Cap;
 pub use error::{CheckoutError, ConnectError};
 pub use lease::Lease;
 pub use manager::Shared;
@@ -41,6 +43,7 @@ pub use settings::{Host, PasswordSource, Settings, Upstream};
 pub use statements::Statements;
 
 use crate::names::PoolKey;
+use crate::pool::cap::{Counted, Heirs};
 use crate::pool::manager::{Caps, Manager};
 use crate::session::{Parameters, Values};
 
@@ -177,7 +180,7 @@ impl Pool {
     /// Why there is none.
     pub async fn checkout(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
         let mut get = pin!(self.kept.get());
-        let at_once = std::future::poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await;
+        let at_once = poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await;
         let got = match at_once {
             Poll::Ready(Ok(object)) => return Ok(Lease::new(object, self.clone())),
             Poll::Ready(Err(error)) => Some(Err(error)),
@@ -230,12 +233,14 @@ impl Pool {
         }
     }
 
-    /// A place among those who wait.
-    fn queue(&self) -> Result<Waiting<'_>, CheckoutError> {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Waiting(&self.waiting);
+    /// A place among those who wait. Those for whom a server is being opened are not counted: the pool is not full.
+    fn queue(&self) -> Result<Counted<'_>, CheckoutError> {
+        let place = Counted::up(&self.waiting);
+        let opening = self.manager().connecting.load(Ordering::Relaxed);
         match self.settings.max_waiting {
-            Some(most) if before >= most => Err(CheckoutError::QueueFull(most)),
+            Some(most) if self.waiting().saturating_sub(opening) > most => {
+                Err(CheckoutError::QueueFull(most))
+            }
             _ => Ok(place),
         }
     }
@@ -342,15 +347,6 @@ impl Drop for Member {
     }
 }
 
-/// Counts a client that waits.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// What a pool is made of.
 pub struct Recipe {
     /// Where its servers are.
@@ -360,7 +356,7 @@ pub struct Recipe {
     /// The identity variable, if identities are injected.
     pub identity_variable: Option<String>,
     /// The caps it counts against besides the total.
-    pub caps: Vec<Arc<Semaphore>>,
+    pub caps: Vec<Arc<Cap>>,
 }
 
 /// All pools.
@@ -381,12 +377,18 @@ impl Pools {
             return pool.clone();
         }
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
-        pools.entry(key.clone()).or_insert_with(|| Arc::new(self.make(key, recipe()))).clone()
+        let make = || {
+            let pool = Arc::new(self.make(key, recipe()));
+            pool.manager().caps().iter().for_each(|cap| cap.add(&pool));
+            pool
+        };
+        pools.entry(key.clone()).or_insert_with(make).clone()
     }
 
     fn make(&self, key: &PoolKey, recipe: Recipe) -> Pool {
         let mut caps: Caps = recipe.caps;
         caps.extend(self.shared.total.clone());
+        let heirs = Arc::new(Heirs::default());
         let make = || {
             Manager::new(
                 key.clone(),
@@ -394,7 +396,7 @@ impl Pools {
                 recipe.settings.clone(),
                 recipe.identity_variable.clone(),
                 self.shared.clone(),
-                caps.clone(),
+                (caps.clone(), heirs.clone()),
             )
         };
         Pool::new(make, recipe.settings.clone())

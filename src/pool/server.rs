@@ -150,6 +150,8 @@ pub struct Server {
     pub generation: u64,
     /// Its places under the caps that span pools.
     pub permits: Vec<OwnedSemaphorePermit>,
+    /// Whether it leaves one place in its pool for another, and is not to be closed.
+    pub is_handed_over: bool,
 }
 
 /// What an idle server turned out to have done.

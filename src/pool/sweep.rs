@@ -40,16 +40,6 @@ impl Pools {
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|_, pool| !pool.is_forgotten(now));
     }
-
-    /// Closes the server of another pool that has been idle longest, so that a cap has room; whether there was one.
-    pub fn evict_idle(&self, other_than: &Pool) -> bool {
-        let pools = self.all();
-        let others = pools.iter().filter(|pool| pool.key() != other_than.key());
-        let mut longest: Vec<(Instant, &Arc<Pool>)> =
-            others.filter_map(|pool| Some((pool.longest_idle()?, pool))).collect();
-        longest.sort_by_key(|(since, _)| *since);
-        longest.first().is_some_and(|(since, pool)| pool.close_idle_since(*since))
-    }
 }
 
 impl Pool {
@@ -86,7 +76,9 @@ impl Pool {
     fn replenish(self: &Arc<Self>) {
         let lacks = self.kept.status().size < self.settings.min.min(self.settings.size);
         let is_wanted = !self.manager().borrows_credentials() || self.baseline().is_some();
-        if !lacks || !is_wanted || self.warming.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        let has_room = self.manager().caps().iter().all(|cap| cap.has_room());
+        if !lacks || !is_wanted || !has_room || self.warming.swap(true, std::sync::atomic::Ordering::Relaxed)
+        {
             return;
         }
         let pool = self.clone();
@@ -102,7 +94,8 @@ impl Pool {
         is_unused && self.settings.min == 0 && now.duration_since(last_used) > FORGET
     }
 
-    fn longest_idle(&self) -> Option<Instant> {
+    /// Since when its server has been idle that has been so longest.
+    pub(super) fn longest_idle(&self) -> Option<Instant> {
         let mut longest = None;
         let _ = self.kept.retain(|server, _| {
             longest = Some(longest.map_or(server.idle_since, |since: Instant| since.min(server.idle_since)));
@@ -111,7 +104,8 @@ impl Pool {
         longest
     }
 
-    fn close_idle_since(&self, since: Instant) -> bool {
-        !self.kept.retain(|server, _| server.idle_since != since).removed.is_empty()
+    /// Closes the server that has been idle since then.
+    pub(super) fn close_idle_since(&self, since: Instant) {
+        drop(self.kept.retain(|server, _| server.idle_since != since).removed);
     }
 }

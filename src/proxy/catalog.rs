@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::names::{Database, PoolKey, User};
-use crate::pool::{Recipe, Settings, Upstream};
+use crate::pool::{Cap, Recipe, Settings, Upstream};
 use crate::proxy::settings::{DatabaseEntry, UserEntry};
 use crate::session::Rules;
 
@@ -31,14 +31,14 @@ struct Place {
     upstream: Arc<Upstream>,
     settings: Settings,
     rules: Arc<Rules>,
-    servers: Option<Arc<Semaphore>>,
+    servers: Option<Arc<Cap>>,
     clients: Option<Arc<Semaphore>>,
 }
 
 /// A user, with what is counted for it.
 struct Person {
     entry: UserEntry,
-    servers: Option<Arc<Semaphore>>,
+    servers: Option<Arc<Cap>>,
     clients: Option<Arc<Semaphore>>,
 }
 
@@ -67,11 +67,11 @@ impl Catalog {
             upstream: Arc::new(entry.upstream.clone()),
             settings: entry.pool.clone(),
             rules: Arc::new(entry.rules.clone()),
-            servers: cap(entry.upstream.max_servers),
+            servers: entry.upstream.max_servers.map(|most| Arc::new(Cap::new(most))),
             clients: cap(entry.upstream.max_clients),
         };
         let person = |entry: &UserEntry| Person {
-            servers: cap(entry.max_servers),
+            servers: entry.max_servers.map(|most| Arc::new(Cap::new(most))),
             clients: cap(entry.max_clients),
             entry: entry.clone(),
         };
@@ -99,8 +99,6 @@ impl Catalog {
         };
         let identity = &rules.identity;
         let name = String::from_utf8_lossy(user.as_bytes());
-        let mine =
-            |cap: fn(&Person) -> &Option<Arc<Semaphore>>| person.and_then(|person| cap(person).clone());
         Some(Seat {
             key: PoolKey { database: database.clone(), user: forced.unwrap_or_else(|| user.clone()) },
             is_exempt: identity.exempt.iter().any(|exempt| *exempt == name),
@@ -108,9 +106,19 @@ impl Catalog {
                 upstream: place.upstream.clone(),
                 settings,
                 identity_variable: identity.enabled.then(|| identity.variable.clone()),
-                caps: place.servers.clone().into_iter().chain(mine(|person| &person.servers)).collect(),
+                caps: place
+                    .servers
+                    .clone()
+                    .into_iter()
+                    .chain(person.and_then(|person| person.servers.clone()))
+                    .collect(),
             },
-            caps: place.clients.clone().into_iter().chain(mine(|person| &person.clients)).collect(),
+            caps: place
+                .clients
+                .clone()
+                .into_iter()
+                .chain(person.and_then(|person| person.clients.clone()))
+                .collect(),
             rules,
         })
     }
