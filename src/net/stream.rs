@@ -9,10 +9,12 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -74,6 +76,20 @@ impl Stream {
             Self::Tcp(stream) => stream.peer_addr().map(Remote::Tcp),
             Self::Unix(_) => Ok(Remote::Unix),
         }
+    }
+
+    /// The first byte that has come and was not read; it stays where it is. `None`: the peer has closed.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if nothing has come.
+    pub fn peek(&self) -> io::Result<Option<u8>> {
+        let descriptor = match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        };
+        let mut first = [0; 1];
+        let (count, _) = recv(descriptor, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+        Ok((count > 0).then_some(first[0]))
     }
 
     /// Whether there may be something to read, by what the reactor has seen.

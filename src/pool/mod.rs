@@ -313,20 +313,36 @@ impl Pool {
         self.manager().open_dedicated(parameters).await
     }
 
-    /// Opens servers until there are `min`, if the pool has something to log in with.
+    /// Opens the servers that the minimum lacks, if the pool has something to log in with.
     pub async fn warm(&self) {
-        let timeouts = Timeouts { wait: Some(Duration::ZERO), ..Timeouts::default() };
-        let mut held = Vec::new();
-        while held.len() < self.settings.min.min(self.settings.size) {
-            match self.kept.timeout_get(&timeouts).await {
-                Ok(object) => held.push(object),
-                Err(PoolError::Backend(error)) => {
-                    tracing::warn!(pool = %self.key(), %error, sqlstate = error.sqlstate(), "server connection failed");
-                    break;
-                }
-                Err(_) => break,
+        let opening = poll_fn(|cx| Poll::Ready(self.begin_to_open(cx))).await;
+        let opening: Vec<_> = opening.into_iter().map(tokio::spawn).collect();
+        for opened in opening {
+            if let Ok(Err(PoolError::Backend(error))) = opened.await {
+                tracing::warn!(pool = %self.key(), %error, sqlstate = error.sqlstate(), "server connection failed");
             }
         }
+    }
+
+    /// deadpool opens only when nothing is idle: the idle ones are taken, and given back before anything is awaited.
+    fn begin_to_open(&self, cx: &mut Context<'_>) -> Vec<Pin<Box<dyn Future<Output = Got> + Send>>> {
+        let there = self.kept.status().size + self.manager().connecting.load(Ordering::Relaxed);
+        let lacking = self.settings.min.min(self.settings.size).saturating_sub(there);
+        let mut idle = Vec::new();
+        let mut opening: Vec<Pin<Box<dyn Future<Output = Got> + Send>>> = Vec::new();
+        while opening.len() < lacking {
+            let kept = self.kept.clone();
+            let mut get = Box::pin(async move {
+                let at_once = Timeouts { wait: Some(Duration::ZERO), ..Timeouts::default() };
+                kept.timeout_get(&at_once).await
+            });
+            match get.as_mut().poll(cx) {
+                Poll::Pending => opening.push(get),
+                Poll::Ready(Ok(object)) => idle.push(object),
+                Poll::Ready(Err(_)) => break,
+            }
+        }
+        opening
     }
 }
 

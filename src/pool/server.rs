@@ -169,6 +169,18 @@ impl Server {
         self.state.id
     }
 
+    /// Whether it has closed, or said that it will: without a system call if nothing has come, and without reading.
+    pub fn has_gone(&self) -> bool {
+        let stream = self.peer.stream();
+        if stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending() {
+            return false;
+        }
+        match stream.peek() {
+            Ok(first) => first.is_none_or(|first| first == tag::ERROR),
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Looks at what has come while it was idle, without a system call if nothing has.
     pub fn look(&mut self) -> Vitality {
         let mut cx = Context::from_waker(Waker::noop());

@@ -2,6 +2,8 @@
 //!
 //! # Promises
 //! - A pool that has a minimum is brought back to it, and never swept below it for idleness.
+//! - Servers that went away while they were idle are noticed, so that the minimum is there when it is needed.
+//! - The minimum of one pool does not push servers of another out from under a cap.
 //! - A pool without clients and servers is forgotten.
 //!
 //! # Refuses
@@ -55,7 +57,7 @@ impl Pool {
         let status = kept.status();
         let mut spare = status.size.saturating_sub(min);
         let result = kept.retain(|server, _| {
-            if !self.manager().is_good(server, now) {
+            if !self.manager().is_good(server, now) || server.has_gone() {
                 spare = spare.saturating_sub(1);
                 return false;
             }
