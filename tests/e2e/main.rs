@@ -18,6 +18,7 @@ mod copy;
 mod demo;
 mod drivers;
 mod extended;
+mod limits;
 mod odd_servers;
 mod preludes;
 mod replication;
