@@ -162,6 +162,7 @@ impl Exchange {
     /// Whether a unit must be answered before the next is heard: a claim that holds for one transaction ends with it.
     fn is_in_lockstep(&self) -> bool {
         self.is_one_shot
+            && self.phase != Phase::Barrier
             && self.segment == Segment::Synced
             && !self.pipeline.is_empty()
             && !self.is_copying_in
