@@ -358,7 +358,22 @@ impl Exchange {
 
     /// Whether any of the client's words may have been executed on this server in this turn.
     pub fn may_have_run(&self) -> bool {
-        !matches!(self.phase, Phase::Barrier | Phase::Ready | Phase::Resting | Phase::Unwinding(_))
+        match self.phase {
+            Phase::Barrier => self.cursor > 0,
+            Phase::Ready | Phase::Resting | Phase::Unwinding(_) => false,
+            Phase::Inspecting { .. } | Phase::Sweeping { .. } | Phase::Talking => true,
+        }
+    }
+
+    /// Whether something of the client's session would be lost with the server, and known nowhere else: then the client
+    /// cannot go on as if nothing had happened.
+    pub fn loses_state(&self) -> bool {
+        let may_have_set = self.hints.any(Hints::SETS.with(Hints::STATE).with(Hints::OPAQUE));
+        match self.phase {
+            Phase::Inspecting { .. } | Phase::Talking => self.is_kept || may_have_set,
+            Phase::Barrier | Phase::Ready | Phase::Resting | Phase::Unwinding(_) => self.is_kept,
+            Phase::Sweeping { .. } => false,
+        }
     }
 
     /// Whether the client's outbox ends between two frames, so that words of ours may follow.
@@ -376,6 +391,8 @@ impl Exchange {
         self.pipeline.is_empty()
             && self.client_rest == Rest::None
             && self.server_rest == Rest::None
+    ///
+    /// Those behind an unproven prelude may: the server may have died with the proof still in its own buffer.
             && self.segment == Segment::Synced
             && !self.is_copying_in
             && server_buffers.outbox.is_empty()

@@ -286,6 +286,10 @@ impl Exchange {
             let is_ours =
                 owed.is_some_and(|owed| !matches!(owed.origin, Origin::Client | Origin::Refused(_)));
             let is_hidden = is_ours && self.phase != Phase::Talking;
+            if self.phase == Phase::Barrier {
+                // Answers come in order: it ended before the prelude did, and never came to the client's words.
+                self.cursor = 0;
+            }
             self.fatal = Some(Loss::Fatal { is_told: !is_hidden });
             return if is_hidden { Fate::Swallow } else { Fate::Forward };
         }
