@@ -76,10 +76,13 @@ impl ClientHandle {
         self.hold(Holding::Waiting);
     }
 
-    /// It has a server.
-    pub fn has(&self, target: &Arc<CancelTarget>) {
+    /// It has a server. Whether it was told to stop waiting in the moment in which one was found.
+    pub fn has(&self, target: &Arc<CancelTarget>) -> bool {
+        let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_late = matches!(*holding, Holding::Waiting) && self.is_ordered(Order::StopWaiting);
         self.was_cancelled.store(false, Ordering::Relaxed);
-        self.hold(Holding::Server(target.clone()));
+        *holding = Holding::Server(target.clone());
+        is_late
     }
 
     /// It has none.
@@ -289,6 +292,19 @@ mod tests {
         assert!(clients.cancel(&entry.handle.key).is_none());
 
         assert!(entry.handle.is_ordered(Order::StopWaiting));
+    }
+
+    #[test]
+    fn a_client_that_is_told_to_stop_in_the_moment_it_gets_a_server_hears_of_it_once() {
+        let clients = Arc::new(Clients::default());
+        let entry = clients.enter(ClientId(1), 4).unwrap();
+        entry.handle.waits();
+        let _ = clients.cancel(&entry.handle.key);
+
+        assert!(entry.handle.has(&target()));
+        assert!(!entry.handle.has(&target()));
+        entry.handle.waits();
+        assert!(!entry.handle.has(&target()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - A server at once costs no timer and no look at the client.
 //! - What the client says while it waits is kept, up to a bound; when it hangs up, it stops waiting.
 //! - A server that has been idle for long has answered before it is lent.
+//! - A cancel counts until the moment a server is lent: what it was meant for is not executed.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -48,11 +49,19 @@ pub(super) async fn checkout(
 ) -> Result<Lease, NoLease> {
     loop {
         let mut lease = wait(pool, client, handle).await?;
-        handle.has(&lease.cancel);
-        if !lease.state.is_doubtful {
+        let is_late = handle.has(&lease.cancel);
+        if !is_late && !lease.state.is_doubtful {
             return Ok(lease);
         }
-        if Box::pin(proves_alive(pool, &mut lease, state)).await {
+        let answer = Box::pin(check(pool, &mut lease, state)).await;
+        if is_late || handle.was_cancelled() {
+            handle.has_nothing();
+            if let Some(Outcome::Settled(clean)) = answer {
+                lease.release(clean);
+            }
+            return Err(NoLease::Cancelled);
+        }
+        if answer.is_some() {
             return Ok(lease);
         }
         // It is dropped, and with it its connection; the next one is asked for.
@@ -67,11 +76,12 @@ async fn wait(pool: &Arc<Pool>, client: &mut Peer, handle: &ClientHandle) -> Res
     }
     handle.waits();
     poll_fn(|cx| {
-        if let Poll::Ready(result) = get.as_mut().poll(cx) {
-            return Poll::Ready(result.map_err(NoLease::Checkout));
-        }
+        // Looked at first: often it is a cancel, of another client, that frees the server.
         if handle.is_ordered(Order::StopWaiting) {
             return Poll::Ready(Err(NoLease::Cancelled));
+        }
+        if let Poll::Ready(result) = get.as_mut().poll(cx) {
+            return Poll::Ready(result.map_err(NoLease::Checkout));
         }
         if handle.is_ordered(Order::Die) {
             return Poll::Ready(Err(NoLease::Ordered));
@@ -89,11 +99,13 @@ async fn wait(pool: &Arc<Pool>, client: &mut Peer, handle: &ClientHandle) -> Res
     .await
 }
 
-/// Whether a server that has been idle for long answers a Sync.
-async fn proves_alive(pool: &Pool, lease: &mut Lease, state: &mut ClientState) -> bool {
+/// What a server answers to a Sync, if it does: one that has been idle for long, or is not wanted any more.
+async fn check(pool: &Pool, lease: &mut Lease, state: &mut ClientState) -> Option<Outcome> {
     let server = &mut **lease;
     server.exchange.begin_check(&mut server.peer.buffers.outbox);
     server.state.is_doubtful = false;
-    let answer = timeout(pool.settings().connect_timeout, relay_abandoned(state, server)).await;
-    matches!(answer, Ok(Ok(Outcome::Settled(_) | Outcome::Held)))
+    match timeout(pool.settings().connect_timeout, relay_abandoned(state, server)).await {
+        Ok(Ok(outcome @ (Outcome::Settled(_) | Outcome::Held))) => Some(outcome),
+        _ => None,
+    }
 }

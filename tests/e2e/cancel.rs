@@ -100,6 +100,26 @@ on_every_major! {
         assert_eq!(b.value("select 'kept'").await, "kept");
     }
 
+    async fn cancels_that_free_the_server_others_wait_for_are_all_heeded(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(2).start().await;
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            clients.push(pgusher.client().await);
+        }
+
+        for _ in 0..25 {
+            for client in &mut clients {
+                client.send([say::query("select pg_sleep(600)")]).await;
+            }
+            postgres.until_asleep(2).await;
+            futures_util::future::join_all(clients.iter().map(Raw::cancel)).await;
+            for client in &mut clients {
+                let answer = client.read_until_ready().await;
+                assert!(notation(&answer).ends_with("E(57014) Z(I)"), "{}", notation(&answer));
+            }
+        }
+    }
+
     async fn a_wrong_key_cancels_nothing(postgres: Postgres) {
         let pgusher = Pgusher::before(&postgres).pool_size(2).start().await;
         let (mut client, other) = (pgusher.client().await, pgusher.client().await);
