@@ -4,6 +4,9 @@
 use crate::harness::{Frame, Pgusher, Raw, notation, say};
 use crate::on_every_major;
 
+const A: &str = "aaaaaaaa-0000-0000-0000-000000000001";
+const B: &str = "bbbbbbbb-0000-0000-0000-000000000002";
+
 on_every_major! {
     async fn a_named_statement_is_bound_whole_behind_a_prelude(postgres: Postgres) {
         let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
@@ -58,5 +61,31 @@ on_every_major! {
             }
             assert_eq!(answers[0], answers[1]);
         }
+    }
+
+    async fn a_first_unit_too_long_to_be_kept_waits_for_the_prelude(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).identity().start().await;
+        let (mut a, mut b) = (pgusher.client_for(A).await, pgusher.client_for(B).await);
+        let long = "x".repeat(1 << 20);
+        let sql = "select current_setting('app.current_user_id'), length($1::text)";
+        b.ask([say::parse("s", sql), say::sync()]).await;
+
+        for (client, own) in [(&mut a, A), (&mut b, B)] {
+            let own_and_length = [Some(own.to_owned()), Some(long.len().to_string())];
+            let query = sql.replace("$1", &format!("'{long}'"));
+            for unit in [
+                vec![say::query(&query)],
+                vec![say::extended(&query, &[]), say::sync()],
+                vec![say::extended(sql, &[Some(&long)]), say::sync()],
+                vec![say::parse(&long[..9_000], sql), say::bind("", &long[..9_000], &[Some(&long)]), say::execute("", 0), say::close_statement(&long[..9_000]), say::sync()],
+            ] {
+                client.send(unit).await;
+                let answer = client.read_until_ready().await;
+                let row = answer.iter().find(|frame| frame.is(b'D')).map(Frame::row);
+                assert_eq!(row.as_deref(), Some(&own_and_length[..]), "{answer:?}");
+            }
+        }
+        b.send([say::bind("", "s", &[Some(&long)]), say::execute("", 0), say::sync()]).await;
+        assert_eq!(notation(&b.read_until_ready().await), "2 D C(SELECT 1) Z(I)");
     }
 }

@@ -258,7 +258,9 @@ impl Exchange {
                 return Err(Violation::Unexpected(Side::Server, tag::COMMAND_COMPLETE));
             }
             Origin::Prelude(Step::Commit) => {
-                self.phase = Phase::Talking;
+                // Of a unit too long to be kept nothing may have been said yet: the turn only begins.
+                let has_begun = self.unit != Unit::TooLong || self.has_spoken;
+                self.phase = if has_begun { Phase::Talking } else { Phase::Ready };
                 self.is_just_proven = true;
             }
             Origin::Client => match command {
