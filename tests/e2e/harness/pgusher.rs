@@ -145,6 +145,7 @@ impl Builder {
             .arg(&config)
             .args(&self.arguments)
             .env("PGUSHER_LISTEN", address.to_string())
+            .env_remove("PGUSHER_E2E_IDENTITY") // the harness's own, which the program does not know
             .env("RUST_BACKTRACE", "1") // a panic of the pooler is read with its stack
             .envs(self.environment.clone())
             .current_dir(directory.path());
