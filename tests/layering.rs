@@ -27,7 +27,7 @@ const ROWS: &[Row] = &[
     },
     Row { room: "session", inside: &["names", "wire", "auth"], outside: &["bytes", "memchr"] },
     Row { room: "telemetry", inside: &["names"], outside: &["tracing", "tracing_subscriber"] },
-    Row { room: "net", inside: &["wire", "telemetry"], outside: &["bytes", "rustix", "socket2", "tokio", "tracing"] },
+    Row { room: "net", inside: &["wire", "telemetry"], outside: &["bytes", "socket2", "tokio", "tracing"] },
     Row {
         room: "pool",
         inside: &["names", "wire", "auth", "session", "net", "telemetry"],
@@ -64,10 +64,10 @@ const ROWS: &[Row] = &[
     },
     Row {
         room: "check",
-        inside: &["app", "auth", "config", "names", "pool", "proxy", "session"],
-        outside: &["tokio", "tracing"],
+        inside: &["names", "auth", "session", "pool", "proxy", "config", "app"],
+        outside: &["tokio"],
     },
-    Row { room: "demo", inside: &["cli", "config", "names"], outside: &["rustix", "tokio"] },
+    Row { room: "demo", inside: &[], outside: &["rustix", "tokio"] },
 ];
 
 /// Below the line there is no clock, socket, thread, file, environment or log.
