@@ -27,7 +27,7 @@
 mod from_client;
 mod from_server;
 
-pub(in crate::session) use from_client::{needed, read_query, refusal};
+pub(in crate::session) use from_client::{needed, read_query, refusal, subject};
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -161,6 +161,14 @@ enum Undo {
     Parsed(Box<[u8]>),
 }
 
+impl Undo {
+    fn name(&self) -> &[u8] {
+        match self {
+            Self::Closed(name, _) | Self::Parsed(name) => name,
+        }
+    }
+}
+
 /// What has been counted since it was last taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
@@ -196,17 +204,26 @@ pub struct Exchange {
     has_spoken: bool,
     /// Whether the prelude changes settings: the server reports them only with its next ReadyForQuery.
     changes_settings: bool,
+    /// How many units the client has ended: what was said before the last end may fail without what comes after it.
+    epoch: u64,
     /// The statement bound last.
     bound: u64,
+    /// Whether the text bound last puts names or state away.
+    bound_cleans: bool,
+    /// Whether such a text runs: nothing is judged before it is known what is left.
+    is_cleaning: bool,
     /// Whether the server's unnamed statement is this client's.
     has_unnamed: bool,
     hints: Hints,
     custom: Vec<Vec<u8>>,
-    undo: VecDeque<Undo>,
-    /// Statements that the server has been told to close and has not closed yet.
-    closing: Vec<Arc<Statement>>,
-    /// The name in the refusal that is owed.
-    refused: Vec<u8>,
+    /// What to take back, and in which epoch it was said.
+    undo: VecDeque<(u64, Undo)>,
+    /// Statements that the server has been told to close and has not closed yet, and in which epoch.
+    closing: Vec<(u64, Arc<Statement>)>,
+    /// The names that texts sent and not yet answered deallocate, in their order.
+    deallocating: VecDeque<Box<[u8]>>,
+    /// The names in the refusals that are owed, in their order.
+    refused: VecDeque<Box<[u8]>>,
     /// The server's words when it refused a prelude.
     failure: Box<[u8]>,
     fatal: Option<Loss>,
@@ -228,6 +245,8 @@ impl Exchange {
     ) {
         self.status = Status::Idle;
         self.has_unnamed = false;
+        self.refused.clear();
+        self.deallocating.clear();
         self.unit = Unit::Open;
         self.cursor = 0;
         self.hints = Hints::default();
@@ -595,13 +614,24 @@ impl Exchange {
         wanted
     }
 
-    /// Takes back what the voided entries had promised.
+    /// Takes back what the voided entries had promised, the last first.
+    fn void_all(&mut self, voided: &[Owed], client: &mut ClientState, server: &mut ServerState) {
+        let undone = voided.iter().filter(|owed| is_undoable(**owed)).count();
+        let later = self.undo.split_off(undone.min(self.undo.len()));
+        for owed in voided.iter().rev() {
+            self.void(*owed, client, server);
+        }
+        self.undo = later;
+    }
+
     fn void(&mut self, owed: Owed, client: &mut ClientState, server: &mut ServerState) {
         match (owed.answer, owed.origin) {
             (Answer::Parse, Origin::Client | Origin::Injected) if owed.statement != 0 => {
                 server.statements.remove(owed.statement)
             }
             (Answer::Close, Origin::Injected) => self.unclose(owed.statement, server),
+            // PostgreSQL has kept the one before, if the Parse was skipped; nobody asks for that.
+            (Answer::Parse, Origin::Client) => client.forget_unnamed(),
             _ => {}
         }
         if is_undoable(owed) {
@@ -611,15 +641,15 @@ impl Exchange {
 
     /// A statement that was to make room is still there.
     fn unclose(&mut self, number: u64, server: &mut ServerState) {
-        if let Some(at) = self.closing.iter().position(|statement| statement.number == number) {
-            server.statements.insert(self.closing.swap_remove(at));
+        if let Some(at) = self.closing.iter().position(|(_, statement)| statement.number == number) {
+            server.statements.keep(self.closing.swap_remove(at).1);
         }
     }
 
     fn undo_next(&mut self, client: &mut ClientState) {
-        match self.undo.pop_front() {
-            Some(Undo::Closed(name, named)) => client.restore_statement(&name, named),
-            Some(Undo::Parsed(name)) => {
+        match self.undo.pop_back() {
+            Some((_, Undo::Closed(name, named))) => client.restore_statement(&name, named),
+            Some((_, Undo::Parsed(name))) => {
                 client.forget_statement(&name);
             }
             None => {}

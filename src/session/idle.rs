@@ -13,7 +13,7 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::session::client::ClientState;
-use crate::session::exchange::{needed, read_query, refusal};
+use crate::session::exchange::{needed, read_query, refusal, subject};
 use crate::session::settings::{Missing, Mode};
 use crate::session::sql::{Command, Reading, Value};
 use crate::session::violation::{Refusal, Report, Side, Violation};
@@ -187,7 +187,7 @@ fn on_query(
         return Ok(answer);
     }
     if let Some(refusal) = refusal(&reading, client, false) {
-        return Ok(Answer::Refused(refusal, Vec::new()));
+        return Ok(Answer::Refused(refusal, subject(&reading, b"").to_vec()));
     }
     client.peeked = Some(reading);
     Ok(Answer::Server)
@@ -203,7 +203,7 @@ fn on_parse(
     let reading = client.read(parse.text);
     let is_ours = reading.command.as_ref().is_some_and(|command| is_ours(command, client, holds));
     if !is_ours && let Some(refusal) = refusal(&reading, client, false) {
-        return Ok(Answer::Refused(refusal, parse.name.to_vec()));
+        return Ok(Answer::Refused(refusal, subject(&reading, parse.name).to_vec()));
     }
     // A text that a server has accepted before need not be asked about again: a client that only prepares holds no server,
     // and one that prepares while others of its thread hold them all does not wait for ever.

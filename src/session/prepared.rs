@@ -77,6 +77,12 @@ impl ServerName {
         Self { bytes, len: 28u8.saturating_sub(left as u8) }
     }
 
+    /// Whether `name` could be one of ours.
+    pub fn is_like(name: &[u8]) -> bool {
+        let number = name.strip_prefix(b"pgusher_").unwrap_or_default();
+        !number.is_empty() && number.iter().all(u8::is_ascii_digit)
+    }
+
     /// The name.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
@@ -166,6 +172,8 @@ pub enum Known {
 struct Use {
     at: u64,
     known: Known,
+    /// When the server was told it, in the count of who told it; `None` once it has accepted.
+    told: Option<u64>,
     statement: Arc<Statement>,
 }
 
@@ -187,15 +195,31 @@ impl ServerStatements {
         })
     }
 
-    /// The server is being told it.
-    pub fn insert(&mut self, statement: Arc<Statement>) {
+    /// The server is being told it, in this epoch of the conversation.
+    pub fn tell(&mut self, statement: Arc<Statement>, epoch: u64) {
+        self.insert(statement, Some(epoch));
+    }
+
+    /// The server has it still: it was not closed after all.
+    pub fn keep(&mut self, statement: Arc<Statement>) {
+        self.insert(statement, None);
+    }
+
+    fn insert(&mut self, statement: Arc<Statement>, told: Option<u64>) {
         self.clock += 1;
-        self.used.insert(statement.number, Use { at: self.clock, known: Known::Yes, statement });
+        let used = Use { at: self.clock, known: Known::Yes, told, statement };
+        self.used.insert(used.statement.number, used);
+    }
+
+    /// Whether the server was told it before `epoch` and has not answered.
+    pub fn is_in_doubt(&self, number: u64, epoch: u64) -> bool {
+        self.used.get(&number).and_then(|used| used.told).is_some_and(|told| told < epoch)
     }
 
     /// The server has accepted it.
     pub fn on_accepted(&mut self, number: u64) {
-        if let Some(used) = self.used.get(&number) {
+        if let Some(used) = self.used.get_mut(&number) {
+            used.told = None;
             used.statement.prove(true);
         }
     }
@@ -256,7 +280,7 @@ mod tests {
     fn the_least_recently_used_statement_is_evicted() {
         let mut server = ServerStatements::default();
         for number in [1, 2, 3] {
-            server.insert(statement(number).statement);
+            server.keep(statement(number).statement);
         }
         assert_eq!(server.touch(1), Known::Yes);
 

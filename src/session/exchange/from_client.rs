@@ -15,7 +15,7 @@ use bytes::{BufMut, BytesMut};
 use crate::session::client::ClientState;
 use crate::session::exchange::{Exchange, Phase, Rest, Segment, Undo, Unit};
 use crate::session::pipeline::{Answer, Origin, Owed};
-use crate::session::prepared::{Known, Named, Statement};
+use crate::session::prepared::{Known, Named, ServerName, Statement};
 use crate::session::server::ServerState;
 use crate::session::settings::{Mode, Rules, SetPolicy, StatePolicy};
 use crate::session::sql::{Command, Hints, Reading};
@@ -93,6 +93,7 @@ impl Exchange {
         outbox: &mut BytesMut,
     ) -> Result<(), Violation> {
         let broken = |malformed| Violation::Malformed(Side::Client, malformed);
+        self.is_cleaning &= !self.pipeline.is_empty();
         while !self.is_holding_back() {
             self.pass_rest_from_client(&mut buffers.inbox, outbox);
             let Some(front) = buffers.inbox.get(self.cursor..) else { break };
@@ -156,7 +157,8 @@ impl Exchange {
             Phase::Ready | Phase::Talking => true,
             Phase::Inspecting { .. } | Phase::Resting | Phase::Sweeping { .. } | Phase::Unwinding(_) => false,
         };
-        !may_talk || self.has_left || self.is_in_lockstep() || self.pipeline.len() >= MOST_OWED
+        let is_cleaning = self.is_cleaning && !self.pipeline.is_empty();
+        !may_talk || is_cleaning || self.has_left || self.is_in_lockstep() || self.pipeline.len() >= MOST_OWED
     }
 
     /// Whether a unit must be answered before the next is heard: a claim that holds for one transaction ends with it.
@@ -237,6 +239,7 @@ impl Exchange {
             tag::SYNC if self.is_copying_in => return Ok(Move::Drop),
             tag::SYNC => {
                 self.segment = Segment::Synced;
+                self.epoch += 1;
                 self.end_unit(Unit::Sync);
                 self.pipeline.push(Owed::client(Answer::Sync));
                 return Ok(Move::Pass);
@@ -274,12 +277,19 @@ impl Exchange {
             },
             tag::CLOSE => match frontend::target(header.tag, body).map_err(broken)? {
                 Target::Portal(_) => Ok(self.pass_extended(Owed::client(Answer::Close))),
-                Target::Statement(name) => Ok(self.on_close(name, client)),
+                Target::Statement(name) => Ok(self.on_close(name, client, server)),
             },
             tag::EXECUTE => {
                 frontend::execute(body).map_err(broken)?;
-                let statement = self.bound;
-                Ok(self.pass_extended(Owed::client(Answer::Execute).about(statement)))
+                let owed = Owed::client(Answer::Execute).about(self.bound);
+                if !self.bound_cleans {
+                    return Ok(self.pass_extended(owed));
+                }
+                outbox.extend_from_slice(frame);
+                write::flush(outbox); // what follows waits for the answer, so the answer must not wait for a Sync
+                self.is_cleaning = true;
+                let _ = self.pass_extended(owed);
+                Ok(Move::Drop)
             }
             unexpected => Err(Violation::Unexpected(Side::Client, unexpected)),
         }
@@ -315,7 +325,7 @@ impl Exchange {
             Judgement::Pass => {}
             Judgement::Refuse(refusal) => {
                 self.end_unit(Unit::Query);
-                self.refused.clear();
+                self.refused.push_back(subject(&reading, b"").into());
                 write::query(outbox, POISON);
                 self.pipeline.push(Owed::client(Answer::Query).by(Origin::Refused(refusal)));
                 return Ok(Move::Drop);
@@ -329,6 +339,8 @@ impl Exchange {
             self.pipeline.push(Owed::client(Answer::Query).by(Origin::Supplied));
             return Ok(Move::Drop);
         }
+        self.is_cleaning = reading.hints.has(Hints::CLEANS);
+        self.epoch += 1;
         self.note(reading);
         // A Query ends the unnamed statement, and un-Synced messages with it.
         client.forget_unnamed();
@@ -363,12 +375,9 @@ impl Exchange {
         match self.judge(&reading, client) {
             Judgement::Hold => return Ok(Move::Hold),
             Judgement::Pass => {}
-            Judgement::Refuse(refusal) => return Ok(self.refuse(refusal, parse.name, outbox)),
-        }
-        if let Some(Command::Deallocate(name)) = &reading.command
-            && let Some(named) = client.forget_statement(name)
-        {
-            return Ok(self.parse_deallocate(parse.name, &named.statement, client, server, outbox));
+            Judgement::Refuse(refusal) => {
+                return Ok(self.refuse(refusal, subject(&reading, parse.name), outbox));
+            }
         }
         if parse.name.is_empty() {
             client.set_unnamed(parse.definition, reading);
@@ -379,6 +388,9 @@ impl Exchange {
             self.hints = self.hints.with(Hints::STATE);
             return Ok(self.pass_extended(Owed::client(Answer::Parse)));
         }
+        if self.is_in_doubt(parse.name, client, server) {
+            return Ok(Move::Hold);
+        }
         if client.statement(parse.name).is_some() {
             return Ok(self.refuse(Refusal::DuplicateStatement, parse.name, outbox));
         }
@@ -386,8 +398,12 @@ impl Exchange {
             return Ok(self.refuse(Refusal::ClientStatements, parse.name, outbox));
         }
         let named = client.name_statement(parse.name, parse.definition, reading);
-        self.undo.push_back(Undo::Parsed(parse.name.into()));
         let number = named.statement.number;
+        if self.is_in_doubt(parse.name, client, server) {
+            client.forget_statement(parse.name);
+            return Ok(Move::Hold);
+        }
+        self.undo.push_back((self.epoch, Undo::Parsed(parse.name.into())));
         let is_there = self.make_room_for(&named.statement, client, server, outbox);
         self.segment = Segment::Open;
         let owed = Owed::client(Answer::Parse).about(number);
@@ -395,30 +411,36 @@ impl Exchange {
             self.pipeline.push(owed.by(Origin::Supplied));
         } else {
             put_parse(outbox, named.statement.server_name().as_bytes(), parse.definition);
-            server.statements.insert(named.statement);
+            server.statements.tell(named.statement, self.epoch);
             self.pipeline.push(owed);
         }
         Ok(Move::Done(frame.len()))
     }
 
-    /// `DEALLOCATE name` through Parse: the server is given its own name for it, which it is made to know first.
-    fn parse_deallocate(
-        &mut self,
-        name: &[u8],
-        statement: &Arc<Statement>,
-        client: &mut ClientState,
-        server: &mut ServerState,
-        outbox: &mut BytesMut,
-    ) -> Move {
-        self.ensure(statement, client, server, outbox);
-        server.statements.remove(statement.number);
-        let sql = [b"DEALLOCATE ", statement.server_name().as_bytes()].concat();
-        write::parse(outbox, name, &sql, &[]);
-        self.has_unnamed = name.is_empty();
-        client.forget_unnamed();
+    /// Makes the server's unnamed statement one that is answered as `DEALLOCATE name`: the name is ours to forget, so the
+    /// server is given one to forget that nobody has.
+    fn put_deallocate(&mut self, outbox: &mut BytesMut) {
+        let spare = ServerName::new(0);
+        write::close(outbox, b'S', spare.as_bytes());
+        write::parse(outbox, spare.as_bytes(), b"select", &[]);
+        write::parse(outbox, b"", &[b"DEALLOCATE ", spare.as_bytes()].concat(), &[]);
+        for answer in [Answer::Close, Answer::Parse, Answer::Parse] {
+            self.pipeline.push(Owed::client(answer).by(Origin::Injected));
+        }
+        self.has_unnamed = false;
         self.segment = Segment::Open;
-        self.pipeline.push(Owed::client(Answer::Parse));
-        Move::Drop
+    }
+
+    /// Whether what a name stands for depends on an answer still to come: to words before the last Sync, which may fail
+    /// while those after it do not.
+    fn is_in_doubt(&self, name: &[u8], client: &ClientState, server: &ServerState) -> bool {
+        if self.pipeline.is_empty() {
+            return false;
+        }
+        let number = client.statement(name).map_or(0, |named| named.statement.number);
+        self.undo.iter().any(|(epoch, undo)| *epoch < self.epoch && undo.name() == name)
+            || self.closing.iter().any(|(epoch, closed)| *epoch < self.epoch && closed.number == number)
+            || server.statements.is_in_doubt(number, self.epoch)
     }
 
     fn on_bind(
@@ -430,8 +452,20 @@ impl Exchange {
         outbox: &mut BytesMut,
     ) -> Result<Move, Malformed> {
         let bind = Bind::read(body).ok_or(Malformed::Body { tag: header.tag })?;
+        if self.is_in_doubt(bind.statement, client, server) {
+            return Ok(Move::Hold);
+        }
+        if let Some(name) = self.deallocated(bind.statement, client) {
+            self.put_deallocate(outbox);
+            self.deallocating.push_back(name);
+            (self.bound, self.bound_cleans) = (0, true);
+            self.pipeline.push(Owed::client(Answer::Bind));
+            return Ok(self.bind_to(b"", &bind, header, outbox));
+        }
         let statement = match self.find(bind.statement, client, server, outbox) {
             Found::AsIs => {
+                let unnamed = client.unnamed().map_or(Hints::default(), |unnamed| unnamed.reading.hints);
+                self.bound_cleans = unnamed.has(Hints::CLEANS);
                 self.bound = 0;
                 return Ok(self.pass_extended(Owed::client(Answer::Bind)));
             }
@@ -439,8 +473,28 @@ impl Exchange {
             Found::Nothing => return Ok(self.refuse(Refusal::UnknownStatement, bind.statement, outbox)),
         };
         self.note((*statement.reading).clone());
-        let server_name = statement.statement.server_name();
-        let name = server_name.as_bytes();
+        let name = statement.statement.server_name();
+        let moved = self.bind_to(name.as_bytes(), &bind, header, outbox);
+        self.bound_cleans = statement.reading.hints.has(Hints::CLEANS);
+        self.bound = statement.statement.number;
+        self.pipeline.push(Owed::client(Answer::Bind).about(self.bound));
+        Ok(moved)
+    }
+
+    /// The name of its own that a client would deallocate by what it calls `statement`.
+    fn deallocated(&self, statement: &[u8], client: &ClientState) -> Option<Box<[u8]>> {
+        let command = match (statement, client.unnamed()) {
+            (b"", unnamed) => unnamed?.reading.command.as_ref(),
+            (name, _) => client.statement(name)?.reading.command.as_ref(),
+        };
+        match command {
+            Some(Command::Deallocate(name)) if client.statement(name).is_some() => Some((**name).into()),
+            _ => None,
+        }
+    }
+
+    /// The front of a Bind, of a statement by the name the server knows; its values follow.
+    fn bind_to(&mut self, name: &[u8], bind: &Bind<'_>, header: Header, outbox: &mut BytesMut) -> Move {
         let values = header.len - HEADER - bind.names;
         outbox.put_u8(tag::BIND);
         outbox.put_u32((4 + bind.portal.len() + 1 + name.len() + 1 + values) as u32);
@@ -449,9 +503,7 @@ impl Exchange {
         outbox.put_slice(name);
         outbox.put_u8(0);
         self.segment = Segment::Open;
-        self.bound = statement.statement.number;
-        self.pipeline.push(Owed::client(Answer::Bind).about(self.bound));
-        Ok(Move::Done(HEADER + bind.names))
+        Move::Done(HEADER + bind.names)
     }
 
     fn on_describe(
@@ -461,6 +513,9 @@ impl Exchange {
         server: &mut ServerState,
         outbox: &mut BytesMut,
     ) -> Move {
+        if self.is_in_doubt(name, client, server) {
+            return Move::Hold;
+        }
         match self.find(name, client, server, outbox) {
             Found::AsIs => self.pass_extended(Owed::client(Answer::DescribeStatement)),
             Found::Named(named) => {
@@ -474,9 +529,13 @@ impl Exchange {
     }
 
     /// A name is the client's own: closing it costs the server nothing, and others may use the text still.
-    fn on_close(&mut self, name: &[u8], client: &mut ClientState) -> Move {
+    fn on_close(&mut self, name: &[u8], client: &mut ClientState, server: &ServerState) -> Move {
         if client.rules.server_statements == 0 && !name.is_empty() {
+            self.hints = self.hints.with(Hints::CLEANS);
             return self.pass_extended(Owed::client(Answer::Close));
+        }
+        if self.is_in_doubt(name, client, server) {
+            return Move::Hold;
         }
         self.segment = Segment::Open;
         let mut owed = Owed::client(Answer::Close).by(Origin::Supplied);
@@ -484,7 +543,7 @@ impl Exchange {
             client.forget_unnamed();
         } else if let Some(named) = client.forget_statement(name) {
             owed = owed.about(named.statement.number);
-            self.undo.push_back(Undo::Closed(name.into(), named));
+            self.undo.push_back((self.epoch, Undo::Closed(name.into(), named)));
         }
         self.pipeline.push(owed);
         Move::Drop
@@ -536,7 +595,7 @@ impl Exchange {
             return;
         }
         put_parse(outbox, statement.server_name().as_bytes(), &statement.definition);
-        server.statements.insert(statement.clone());
+        server.statements.tell(statement.clone(), self.epoch);
         self.segment = Segment::Open;
         self.pipeline.push(Owed::client(Answer::Parse).by(Origin::Injected).about(statement.number));
     }
@@ -567,13 +626,12 @@ impl Exchange {
         write::close(outbox, b'S', statement.server_name().as_bytes());
         self.segment = Segment::Open;
         self.pipeline.push(Owed::client(Answer::Close).by(Origin::Injected).about(statement.number));
-        self.closing.push(statement);
+        self.closing.push((self.epoch, statement));
     }
 
     /// Makes the server fail in the client's place; the error will carry our words.
     fn refuse(&mut self, refusal: Refusal, name: &[u8], outbox: &mut BytesMut) -> Move {
-        self.refused.clear();
-        self.refused.extend_from_slice(name);
+        self.refused.push_back(name.into());
         write::parse(outbox, b"", POISON, &[]);
         self.has_unnamed = false;
         self.segment = Segment::Open;
@@ -642,8 +700,23 @@ pub(in crate::session) fn refusal(reading: &Reading, client: &ClientState, is_op
     if hints.has(Hints::SETS) && !hints.has(Hints::IDENTITY) && rules.set == SetPolicy::Refuse && is_pooled {
         return Some(Refusal::SetRefused);
     }
+    if let Some(Command::Deallocate(name)) = &reading.command
+        && ServerName::is_like(name)
+        && rules.server_statements > 0
+        && client.statement(name).is_none()
+    {
+        return Some(Refusal::UnknownStatement);
+    }
     (hints.has(Hints::STATE) && rules.state == StatePolicy::Refuse && is_pooled)
         .then_some(Refusal::SessionState)
+}
+
+/// The statement a refusal of this text is about; `name` unless the text names another.
+pub(in crate::session) fn subject<'a>(reading: &'a Reading, name: &'a [u8]) -> &'a [u8] {
+    match &reading.command {
+        Some(Command::Deallocate(name)) => name,
+        _ => name,
+    }
 }
 
 /// Reads a Query's text, or as much of it as is read.

@@ -82,7 +82,7 @@ impl Exchange {
                 }
             }
             if let Fate::Replace(refusal) = fate {
-                refusal.report(&self.refused).write(outbox);
+                refusal.report(&self.refused.pop_front().unwrap_or_default()).write(outbox);
             }
             if header.tag == tag::ERROR
                 && let Some(outcome) = self.after_error(&mut server_buffers.outbox)
@@ -202,7 +202,7 @@ impl Exchange {
                 self.pay(owed);
             }
             (tag::CLOSE_COMPLETE, Answer::Close) => {
-                self.closing.retain(|statement| statement.number != owed.statement);
+                self.closing.retain(|(_, statement)| statement.number != owed.statement);
                 self.pay(owed);
             }
             (tag::BIND_COMPLETE, Answer::Bind)
@@ -264,6 +264,11 @@ impl Exchange {
                 self.is_just_proven = true;
             }
             Origin::Client => match command {
+                b"DEALLOCATE" => {
+                    if let Some(name) = self.deallocating.pop_front() {
+                        client.forget_statement(&name);
+                    }
+                }
                 b"DEALLOCATE ALL" => {
                     server.statements.clear();
                     client.forget_statements();
@@ -340,9 +345,14 @@ impl Exchange {
                 _ => {}
             }
         }
-        while let Some(owed) = self.pipeline.void() {
-            self.void(owed, client, server);
+        let voided: Vec<Owed> = std::iter::from_fn(|| self.pipeline.void()).collect();
+        self.void_all(&voided, client, server);
+        let unsaid = voided.iter().skip(1).filter(|owed| matches!(owed.origin, Origin::Refused(_))).count();
+        let own = usize::from(matches!(failed.origin, Origin::Refused(_))); // its words are still to be said
+        for _ in 0..unsaid {
+            self.refused.remove(own);
         }
+        self.deallocating.clear();
         self.segment = if self.pipeline.is_empty() { Segment::Void } else { self.segment };
     }
 
@@ -353,10 +363,11 @@ impl Exchange {
         client: &mut ClientState,
         server: &mut ServerState,
     ) {
-        while let Some(owed) = self.pipeline.pop() {
-            self.void(owed, client, server);
-        }
+        let voided: Vec<Owed> = std::iter::from_fn(|| self.pipeline.pop()).collect();
+        self.void_all(&voided, client, server);
         self.undo.clear();
+        self.refused.clear();
+        self.deallocating.clear();
         self.phase = Phase::Unwinding(sqlstate);
         self.segment = Segment::Synced;
         self.cursor = 0;
