@@ -192,6 +192,7 @@ impl Client {
     /// The server it keeps, or one of its pool's; `None` if it has been told why there is none.
     async fn lease(&mut self) -> Result<Option<Lease>, Ended> {
         if let Some(lease) = self.held.take() {
+            self.record.guest.entry.handle.has(&lease.cancel);
             return Ok(Some(lease));
         }
         let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
@@ -249,7 +250,10 @@ impl Client {
             Outcome::Unwound(sqlstate, clean) => {
                 // Read before the server is anyone's again: a cancel after this is not for this turn.
                 let was_cancelled = self.was_cancelled();
-                self.give_back(lease, clean);
+                match clean {
+                    Some(clean) => self.give_back(lease, clean),
+                    None => self.held = Some(lease),
+                }
                 if was_cancelled {
                     self.deny(&Denied::Cancelled);
                     return Ok(Spoken::Done);
@@ -420,7 +424,7 @@ async fn recover(mut lease: Lease, mut state: ClientState, aim: Option<crate::po
     })
     .await;
     match result {
-        Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, clean))) => lease.release(clean),
+        Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, Some(clean)))) => lease.release(clean),
         result => {
             tracing::info!(server = %lease.id(), ?result, exchange = ?lease.exchange, "abandoned server closed")
         }

@@ -317,7 +317,7 @@ async fn try_settings(
                 lease.release(clean);
                 return Ok(());
             }
-            Ok(Ok(Outcome::Unwound(_, clean))) => {
+            Ok(Ok(Outcome::Unwound(_, Some(clean)))) => {
                 let words = server.exchange.take_failure();
                 lease.release(clean);
                 return Err(Some(Denied::Settings(words)));

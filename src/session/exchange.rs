@@ -77,7 +77,8 @@ pub enum Outcome {
     /// The transaction is over, and the server is anyone's.
     Settled(Clean),
     /// The prelude failed. Nothing of the client's ran; its words are in its inbox still.
-    Unwound(Option<[u8; 5]>, Clean),
+    /// Without a witness the client keeps its server, and with it what it left there before.
+    Unwound(Option<[u8; 5]>, Option<Clean>),
 }
 
 /// Why a server is lost, though it broke no rule of the protocol.
@@ -198,6 +199,8 @@ pub struct Exchange {
     /// Whether each unit is answered before the next is heard.
     is_one_shot: bool,
     is_abandoned: bool,
+    /// Whether the client keeps the server from turn to turn.
+    is_kept: bool,
     is_tainted: bool,
     has_left: bool,
     /// Whether any of the client's words were taken in this turn.
@@ -376,6 +379,8 @@ impl Exchange {
     }
 
     /// Whether any of the client's words may have been executed on this server in this turn.
+    ///
+    /// Those behind an unproven prelude may: the server may have died with the proof still in its own buffer.
     pub fn may_have_run(&self) -> bool {
         match self.phase {
             Phase::Barrier => self.cursor > 0,
@@ -410,8 +415,6 @@ impl Exchange {
         self.pipeline.is_empty()
             && self.client_rest == Rest::None
             && self.server_rest == Rest::None
-    ///
-    /// Those behind an unproven prelude may: the server may have died with the proof still in its own buffer.
             && self.segment == Segment::Synced
             && !self.is_copying_in
             && server_buffers.outbox.is_empty()
@@ -444,10 +447,11 @@ impl Exchange {
             Phase::Sweeping { with_statements } => {
                 server.on_swept(with_statements);
                 self.tally.sweeps += 1;
-                Some(self.settle(server))
+                Some(Outcome::Settled(self.settle(server)))
             }
             Phase::Talking => self.conclude_talk(client, server, &mut buffers.outbox),
-            Phase::Unwinding(sqlstate) => {
+            Phase::Unwinding(_) if self.is_kept && self.is_abandoned => self.sweep(true, &mut buffers.outbox),
+            Phase::Unwinding(sqlstate) if self.is_kept => {
                 self.phase = Phase::Resting;
                 Some(Outcome::Unwound(sqlstate, Clean(server.id)))
             }
@@ -467,6 +471,7 @@ impl Exchange {
 
     /// The client's transaction is over.
     fn conclude_talk(
+            Phase::Unwinding(sqlstate) => Some(Outcome::Unwound(sqlstate, Some(self.settle(server)))),
         &mut self,
         client: &mut ClientState,
         server: &mut ServerState,
@@ -509,16 +514,18 @@ impl Exchange {
         if identity.enabled && identity.strict {
             return self.sweep(true, outbox);
         }
-        Some(self.settle(server))
+        Some(Outcome::Settled(self.settle(server)))
     }
 
     /// The only mint.
-    fn settle(&mut self, server: &ServerState) -> Outcome {
+    fn settle(&mut self, server: &ServerState) -> Clean {
         self.phase = Phase::Resting;
         self.is_abandoned = false;
-        Outcome::Settled(Clean(server.id))
+        self.is_kept = false;
+        Clean(server.id)
     }
 
+            self.is_kept = true;
     fn inspect(
         &mut self,
         guarded: bool,
