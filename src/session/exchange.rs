@@ -453,8 +453,9 @@ impl Exchange {
             Phase::Unwinding(_) if self.is_kept && self.is_abandoned => self.sweep(true, &mut buffers.outbox),
             Phase::Unwinding(sqlstate) if self.is_kept => {
                 self.phase = Phase::Resting;
-                Some(Outcome::Unwound(sqlstate, Clean(server.id)))
+                Some(Outcome::Unwound(sqlstate, None))
             }
+            Phase::Unwinding(sqlstate) => Some(Outcome::Unwound(sqlstate, Some(self.settle(server)))),
         }
     }
 
@@ -471,7 +472,6 @@ impl Exchange {
 
     /// The client's transaction is over.
     fn conclude_talk(
-            Phase::Unwinding(sqlstate) => Some(Outcome::Unwound(sqlstate, Some(self.settle(server)))),
         &mut self,
         client: &mut ClientState,
         server: &mut ServerState,
@@ -508,6 +508,7 @@ impl Exchange {
         let is_sessions = client.rules.mode == Mode::Session && self.has_spoken;
         if !self.is_abandoned && (is_sessions || !client.pins.is_empty()) {
             self.phase = Phase::Resting;
+            self.is_kept = true;
             return Some(Outcome::Held);
         }
         let identity = &client.rules.identity;
@@ -525,7 +526,6 @@ impl Exchange {
         Clean(server.id)
     }
 
-            self.is_kept = true;
     fn inspect(
         &mut self,
         guarded: bool,
