@@ -104,7 +104,8 @@ impl Config {
         let mut problems = Vec::new();
         let mut environment = Environment::new(&surroundings.environment, &mut problems);
 
-        let path = flags.config.clone().or_else(|| environment.take("PGUSHER_CONFIG").map(PathBuf::from));
+        let variable = environment.take("PGUSHER_CONFIG").map(PathBuf::from);
+        let path = flags.config.clone().or(variable);
         let is_file_whole =
             path.is_none_or(|path| read_file(&path, surroundings, &mut ledger, &mut problems));
         let upstream = upstream(flags, environment.take("PGUSHER_UPSTREAM"), &mut problems);
@@ -259,6 +260,13 @@ mod tests {
         assert_eq!(entry.pool.size, 7);
         assert_eq!(entry.rules.mode, Mode::Statement);
         assert_eq!(entry.pool.acquire_timeout, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_file_given_as_a_flag_beats_the_variable() {
+        let others = surroundings("", &[("/other", "nonsense")], &[("PGUSHER_CONFIG", "/other"), UPSTREAM]);
+
+        assert!(Config::load(&flags(), &others).is_ok());
     }
 
     #[test]
@@ -461,5 +469,6 @@ size = 2
         assert!(!format!("{:?}", surroundings("", &[], &variables)).contains("hunter2"));
     }
 
+    const UPSTREAM: (&str, &str) = ("PGUSHER_UPSTREAM", "postgres://u:p@h/d");
     const FILE: &str = "/etc/pgusher.toml";
 }
