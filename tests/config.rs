@@ -1,7 +1,8 @@
 //! The files of `config/`, held against the code.
 //!
 //! `config/pgusher.toml` is the only place where settings are documented, so it must say what the code does: the
-//! same keys, each once, with the same defaults. The other files are examples, and must work.
+//! same keys, each once, with the same defaults. The other files are examples, and must work. What the README names
+//! must be there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -82,6 +83,34 @@ fn every_variable_that_the_table_promises_is_read() {
     }
 }
 
+#[test]
+fn the_readme_names_only_what_there_is() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
+    let (mut variables, mut settings, mut files) = (0, 0, 0);
+    for word in readme.split('`').skip(1).step_by(2) {
+        let name = word.split([' ', '=', ':']).next().unwrap_or_default();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.starts_with("PGUSHER_") && name.chars().all(is_name) && name != "PGUSHER_" {
+            variables += 1;
+            let problems = load_with("", &[(name, "\u{1}")]).err();
+            let said = problems.map(|problems| problems.to_string()).unwrap_or_default();
+            assert!(!said.contains("unknown variable"), "{said}");
+        }
+        if let Some((section, key)) = name.split_once('.')
+            && ["identity", "listen", "log", "pool"].contains(&section)
+        {
+            settings += 1;
+            assert!(keys().iter().any(|known| known.section == section && known.name == key), "{name}");
+        }
+        if ["config/", "docker/"].iter().any(|folder| name.starts_with(folder)) {
+            files += 1;
+            assert!(root().join(name).exists(), "{name}");
+        }
+    }
+
+    assert!(variables > 10 && settings > 20 && files > 3, "{variables} {settings} {files}");
+}
+
 /// The keys of `pgusher.toml`: lines `key = default`, active or commented, under a header, active or commented.
 fn documented_keys() -> Vec<Documented> {
     let text = read("pgusher.toml");
@@ -136,6 +165,9 @@ fn surroundings(file: String, variables: &[(&str, &str)]) -> Surroundings {
 
 /// A file of `config/`.
 fn read(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
-    std::fs::read_to_string(path).expect("the file is in the repository")
+    std::fs::read_to_string(root().join("config").join(name)).expect("the file is in the repository")
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
