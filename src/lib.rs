@@ -1,4 +1,149 @@
-//! pgusher
+//! A connection pooler for PostgreSQL that runs every transaction as its own client's user.
+//!
+//! This page is the map of the code; `README.md` is for those who run it. Clients share few server connections, and before each
+//! transaction the server is told for whom it runs (`app.current_user_id`), so that row-level security sees the user of
+//! exactly that client. The property that everything here serves: *no statement of a client is executed unless an injection of that
+//! client's identity has committed on that server after anyone else last used it.*
+//!
+//! # Layers
+//!
+//! ```text
+//!          main
+//!           │
+//!      app, check ─── cli, config              composition: the only place that knows everything
+//!           │
+//!         proxy                                clients served
+//!           │
+//!   pool ───┴─── drain                         servers kept and lent; counting those who are still served
+//!    │
+//!   net            telemetry (beside all of these: the log)
+//!    │
+//!  ──┼───────────────────────────────────────  below is PURE: no tokio, clock, log, file, thread
+//!    │
+//!  session ──► auth                            the conversation; the proof of who one is
+//!    └──► wire                                 the format
+//!          │
+//!        names                                 who is who
+//!
+//!  demo                                        beside it all: shows the program from outside, in processes
+//! ```
+//!
+//! A room uses the rooms below it, and a crate is used by the rooms that `Cargo.toml` names behind it. `tests/layering.rs` has
+//! the table and reads the sources: a line in the wrong layer is a failing test. Every file opens with its contract (what it *promises*, what it
+//! *refuses*); a new line belongs where it helps to keep a promise.
+//!
+//! | room | for |
+//! |---|---|
+//! | [`names`] | users, databases, pools, clients, servers and keys, as types that cannot be swapped |
+//! | [`wire`] | bytes to frames and back |
+//! | [`auth`] | SCRAM, md5, passwords, verifiers, secrets that do not print |
+//! | [`session`] | who may say what now, and what it means for the pool; every decision is made here |
+//! | [`net`] | sockets and their buffers |
+//! | [`pool`] | servers made, kept, lent and closed (over deadpool) |
+//! | [`drain`] | who is still being served when we are told to end |
+//! | [`proxy`] | clients, from accept to farewell |
+//! | [`telemetry`] | the log |
+//! | [`cli`], [`config`] | what the operator typed and wrote, made into the `Settings` of each room |
+//! | [`app`], [`check`] | everything put together; one login to every database |
+//! | [`demo`] | `pgusher demo` |
+//!
+//! # The path of a byte
+//!
+//! ```text
+//!  application                                                                            PostgreSQL
+//!      │                                                                                      ▲
+//!      ▼ poll_fill                                                                 poll_drain │
+//!  Peer.inbox ──► Header ──► session::idle ──► answered here                             Peer.outbox
+//!                                 │ needs a server                                            ▲
+//!                                 ▼                                                           │
+//!                          proxy::checkout ─► pool::Lease ─► session::Exchange::begin ────────┤ the prelude: settings,
+//!                                                                 │                           │ identity; then, in the
+//!                                                                 ▼                           │ same write, the client's
+//!                                    session::exchange::from_client ─► pipeline: what is owed ┘ first words
+//!                                                                              │
+//!  Peer.outbox ◄── forwarded, or supplied (or swallowed) ◄── session::exchange::from_server ◄── Peer.inbox
+//!      │ poll_drain                                                            │
+//!      ▼                                                                       └─► Settled(Clean) ─► Lease::release ─► pool
+//!  application
+//! ```
+//!
+//! In words: **fill** the inbox; look at the **header** of the frame at its front; between transactions, **answer** what needs no server;
+//! else **check out** a server, **begin** the exchange with what this client's session needs there, and let the **exchange** judge each frame from
+//! its header, and only where it must from its body; bytes move to the other side's outbox, where they are **drained**. When nothing
+//! is owed and the status is idle, the exchange mints a [`session::Clean`], and only with that a [`pool::Lease`] can be released: whatever else happens,
+//! dropping the lease closes the server.
+//!
+//! # Where does a change go?
+//!
+//! | a change | its place |
+//! |---|---|
+//! | a message type that PostgreSQL adds | `wire/frame.rs` (the tag), `session/pipeline.rs` (what it owes), `session/exchange/` (what is done) |
+//! | a field of a login message | `wire/startup.rs`, `wire/control.rs` |
+//! | something else that is said before the client's words | `session/inject.rs`, with its step in `session/pipeline.rs` |
+//! | another way to say who the user is | `session/claim.rs`; read from SQL in `session/sql.rs`, from the startup packet in `proxy/entrance.rs` |
+//! | a command answered without a server | `session/sql.rs` (recognised), `session/idle.rs` (answered) |
+//! | session state that pins, or is swept | `session/hold.rs` (its name), `session/inspect.rs` (how it is found and removed), `session/sql.rs` (when to ask) |
+//! | another authentication method | a file in `auth/`, a variant of [`auth::Method`], its step in `session/opening.rs` and `session/login.rs` |
+//! | a new reason to refuse a statement | `session/violation.rs` |
+//! | a new reason to end or deny a client | `proxy/farewell.rs` |
+//! | a timeout of a turn | `proxy/relay.rs` (`Watch`); of waiting: `pool/mod.rs` |
+//! | another pool crate | `pool/manager.rs`, `pool/lease.rs` |
+//! | a setting | a field of the `Settings` it belongs to, a row in `config/keys.rs`, a line in `config/pgusher.toml` |
+//! | an operator's command | `cli.rs`, `main.rs`, and a room of its own |
+//!
+//! # Glossary
+//!
+//! PostgreSQL's words for the protocol, PgBouncer's for pooling, ours where neither has one.
+//!
+//! | term | means here | from |
+//! |---|---|---|
+//! | frontend, backend | the two directions of the protocol: who *says* a message; only in `wire` | PostgreSQL |
+//! | client | a connection from an application to us | PgBouncer |
+//! | server | a connection from us to PostgreSQL | PgBouncer |
+//! | pool | the servers of one database and user | PgBouncer |
+//! | opening, login | a client's way in; our way into PostgreSQL | ours |
+//! | frame | type byte, length, body; a *message* is its meaning | ours |
+//! | transaction status | `I` idle, `T` in a transaction block, `E` in a failed one; `Z(I)` is ReadyForQuery with `I` | PostgreSQL |
+//! | session, transaction, statement mode | when a server may go home: at disconnect, at idle, after each statement | PgBouncer |
+//! | checkout, lease | asking for a server; having one | ours |
+//! | turn, exchange | what happens while a client holds a server | ours |
+//! | owed, pipeline | answers the server has still to give, in order | PgBouncer's outstanding requests |
+//! | unit | what a client sends up to and including a Query, Sync or FunctionCall | ours |
+//! | identity, claim | the end user a transaction runs for; what the client has said about it | ours |
+//! | prelude, barrier, proven | what we say first; the wait for its answers; the wait over | ours |
+//! | tracked settings | those a client wants, put on whichever server it gets | ours |
+//! | pin, held | state that cannot follow a client; a server it keeps because of that | RDS Proxy; ours |
+//! | inspection, sweep | asking a server what was left on it; its removal | ours |
+//! | settled, [`Clean`](session::Clean) | nothing owed, nothing held; the proof of it | ours |
+//! | verifier | what checks a password without being it | RFC 5802 |
+//! | cancel key | process ID and secret; a *client key* is ours, a *server key* PostgreSQL's | PostgreSQL |
+//! | drain | ending without breaking a transaction | – |
+//! | farewell | how a client's life ended and what it is told | ours |
+//!
+//! # Why it is as it is
+//!
+//! - **One package, one library, a thin `main`.** A workspace buys enforced direction; a test that reads `use` lines buys it for
+//!   less. Tests and benches link the library.
+//! - **A pure core.** [`session`] gets bytes and gives bytes: no socket, no clock. So every path of the conversation is a
+//!   test on plain bytes, and a future that is dropped loses no state.
+//! - **SCRAM of our own, over RustCrypto** (`auth/scram.rs`). A login can be passed through without stored passwords only
+//!   with the ClientKey that a client's proof reveals. pgwire's SCRAM does not give it out, compares with `==`, and its client does not check the
+//!   server's nonce. pgwire decodes the few messages of a login (`wire/control.rs`), and nothing on the way of queries.
+//! - **The exchange is three files.** State and order in `exchange.rs`, what a client's frames do in `exchange/from_client.rs`, what
+//!   a server's do in `exchange/from_server.rs`: one file of all was past what a reader keeps in mind.
+//! - **Headers instead of a scanner.** Frames are judged one by one at the front of the inbox; only those whose body matters are waited for
+//!   whole, the rest streams. When all that has come may go, inbox and outbox change places (`wire/buffer.rs`), which was what a
+//!   scanner for runs was to buy.
+//! - **Session state is asked for, not parsed.** SQL changes sessions in more ways than reading it can tell, so `session/sql.rs` only finds
+//!   texts that *might*; then `session/inspect.rs` asks the server what is there. The identity depends on neither: it is said anew for every
+//!   transaction.
+//! - **The prelude commits before the client speaks.** A value that is set in the client's own transaction comes back wrong after
+//!   its ROLLBACK, and a prelude with a Sync of its own can fail while the statement behind it runs. In one pipeline without a Sync, the
+//!   server itself skips the client's words when the prelude fails.
+//! - **No round trip to recycle.** Whether a server may be lent again is decided from facts (`pool/manager.rs`); one that has been idle for
+//!   long answers a Sync first.
+//! - **[`demo`] uses nothing of ours.** What it shows has to be what a user's processes would see.
+
 pub mod app;
 pub mod auth;
 pub mod check;
