@@ -1,6 +1,6 @@
 # make demo    the main job: install what is missing, build, show users kept apart through one pooled server
 # make test    everything CI runs: install what is missing, then all tests
-# make bench   the Rust benchmarks, then pgbench against us, PgBouncer and PostgreSQL itself
+# make bench   what the core costs, then pgbench against us, PgBouncer and PostgreSQL itself; ARGS=--full for all of it
 # make lint    formatting, clippy and documentation, warnings being errors
 # make fuzz    each fuzz target for a while (FUZZ_SECONDS), with cargo-fuzz and a nightly toolchain
 # make clean   stops the servers of the tests and forgets what was built; .tools stays
@@ -37,9 +37,9 @@ test: install
 	    cargo test --no-fail-fast $(ARGS) -- --test-threads $(TEST_THREADS); \
 	fi
 
-bench: install
-	@cargo bench $(ARGS)
-	@if [ -x benches/pgbench/run.sh ]; then benches/pgbench/run.sh; fi
+bench: install build
+	@cargo bench --bench core
+	@benches/pgbench/run.py $(ARGS)
 
 lint:
 	@cargo fmt --check

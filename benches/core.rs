@@ -1,0 +1,376 @@
+//! What the core costs without a network: `cargo bench`, or `cargo bench -- turn` for those with that in their names.
+//!
+//! Each case is timed in batches of about ten milliseconds; printed are the fastest batch, which other work on the
+//! machine disturbs least, and the median. The bytes are those of a small SELECT: what pgbench says with `-S`.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot go on may end")]
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use pgusher::auth::Secret;
+use pgusher::names::{PoolKey, ServerId};
+use pgusher::net::connect::Tuning;
+use pgusher::pool::{Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Upstream};
+use pgusher::session::idle::{self, Idle};
+use pgusher::session::inject::Prelude;
+use pgusher::session::pipeline::Pipeline;
+use pgusher::session::prepared::{Interner, Statement};
+use pgusher::session::{
+    Clean, ClientState, Exchange, Form, Identity, IdentitySettings, Outcome, Parameters, Pattern, Rules,
+    ServerState, Values, sql,
+};
+use pgusher::wire::{Buffers, Header, write};
+
+const SELECT: &[u8] = b"SELECT abalance FROM pgbench_accounts WHERE aid = 54321;";
+const VARIABLE: &[u8] = b"app.current_user_id";
+const USER: &[u8] = b"6f2b1c3e-8a4d-4f5e-9c7b-0123456789ab";
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let bench = Bench { filter };
+    println!("{:<44} {:>12} {:>12}", "", "fastest ns", "median ns");
+    frames(&bench);
+    reading(&bench);
+    prelude(&bench);
+    turns(&bench);
+    forwarding(&bench);
+    checkout(&bench);
+}
+
+struct Bench {
+    filter: String,
+}
+
+impl Bench {
+    /// Times `work`, whose one run does `count` of what is reported.
+    fn case(&self, name: &str, count: u32, mut work: impl FnMut()) {
+        const BATCH: Duration = Duration::from_millis(10);
+        if !name.contains(&self.filter) {
+            return;
+        }
+        let mut runs: u32 = 1;
+        while time(runs, &mut work) < BATCH {
+            runs *= 2;
+        }
+        let mut batches: Vec<_> = (0..31).map(|_| time(runs, &mut work)).collect();
+        batches.sort();
+        let each = |batch: Duration| batch.as_nanos() as f64 / f64::from(runs) / f64::from(count);
+        println!("{name:<44} {:>12.1} {:>12.1}", each(batches[0]), each(batches[batches.len() / 2]));
+    }
+}
+
+fn time(runs: u32, work: &mut impl FnMut()) -> Duration {
+    let began = Instant::now();
+    for _ in 0..runs {
+        work();
+    }
+    began.elapsed()
+}
+
+fn frames(bench: &Bench) {
+    let mut rows = BytesMut::new();
+    for _ in 0..1_000 {
+        write::data_row(&mut rows, &[Some(&[b'x'; 100])]);
+    }
+
+    bench.case("a frame header", 1_000, || {
+        let mut at = 0;
+        while let Some(header) = Header::read(black_box(&rows[at..])).unwrap() {
+            at += header.len;
+        }
+        assert_eq!(at, rows.len());
+    });
+}
+
+fn reading(bench: &Bench) {
+    let long = [b"SELECT ", &b"abalance, ".repeat(400)[..], b"1 FROM pgbench_accounts"].concat();
+
+    bench.case("reading a SELECT of 56 bytes", 1, || drop(black_box(sql::read(black_box(SELECT), VARIABLE))));
+    bench.case("reading a SELECT of 4 kB", 1, || drop(black_box(sql::read(black_box(&long), VARIABLE))));
+}
+
+fn prelude(bench: &Bench) {
+    let values = Values::default();
+    let (mut outbox, mut pipeline) = (BytesMut::new(), Pipeline::default());
+
+    for (name, form) in [("bound", Form::Bound), ("literal", Form::Literal)] {
+        bench.case(&format!("writing a prelude, {name}"), 1, || {
+            let prelude = Prelude {
+                identity: Some((VARIABLE, black_box(USER))),
+                form,
+                applied: &values,
+                wanted: &values,
+                discards_sequences: false,
+            };
+            prelude.write(&mut outbox, &mut pipeline);
+            outbox.clear();
+            while pipeline.pop().is_some() {}
+        });
+    }
+}
+
+/// A client and a server, and the four buffers between them.
+struct Conversation {
+    client: ClientState,
+    ours: Buffers,
+    server: ServerState,
+    theirs: Buffers,
+    exchange: Exchange,
+}
+
+impl Conversation {
+    fn new(has_identity: bool) -> Self {
+        let identity = IdentitySettings { enabled: has_identity, ..IdentitySettings::default() };
+        let rules = Arc::new(Rules { identity, ..Rules::default() });
+        let user = has_identity.then(|| Identity::new(USER, &Pattern::Uuid).unwrap());
+        let statements = Arc::new(Texts::default());
+        Self {
+            client: ClientState::new(
+                rules,
+                user,
+                false,
+                Values::default(),
+                Parameters::default(),
+                statements,
+            ),
+            ours: Buffers::default(),
+            server: ServerState::new(ServerId(1), Parameters::default()),
+            theirs: Buffers::default(),
+            exchange: Exchange::default(),
+        }
+    }
+
+    /// One turn: what the client says, what the server answers, and both have come to rest.
+    fn turn(&mut self, said: &[u8], answered: &[u8]) {
+        self.ours.inbox.extend_from_slice(said);
+        drop(turn(
+            &mut self.client,
+            &mut self.ours,
+            &mut self.exchange,
+            &mut self.server,
+            &mut self.theirs,
+            answered,
+        ));
+        self.ours.outbox.clear();
+    }
+}
+
+fn turn(
+    client: &mut ClientState,
+    ours: &mut Buffers,
+    exchange: &mut Exchange,
+    server: &mut ServerState,
+    theirs: &mut Buffers,
+    answered: &[u8],
+) -> Clean {
+    assert_eq!(idle::answer(client, ours, false).unwrap(), Idle::NeedServer);
+    exchange.begin(client, &mut ours.outbox, server, &mut theirs.outbox);
+    assert!(exchange.advance(client, ours, server, theirs).unwrap().is_none());
+    black_box(&theirs.outbox);
+    theirs.outbox.clear();
+    theirs.inbox.extend_from_slice(answered);
+    match exchange.advance(client, ours, server, theirs).unwrap() {
+        Some(Outcome::Settled(clean)) => clean,
+        outcome => unreachable!("the turn is over, not {outcome:?}"),
+    }
+}
+
+/// Statements of one client, numbered as they come.
+#[derive(Default)]
+struct Texts(Mutex<HashMap<Vec<u8>, Arc<Statement>>>);
+
+impl Interner for Texts {
+    fn intern(&self, definition: &[u8]) -> Arc<Statement> {
+        let mut texts = self.0.lock().unwrap();
+        let number = texts.len() as u64 + 1;
+        let statement =
+            texts.entry(definition.to_vec()).or_insert_with(|| Arc::new(Statement::new(number, definition)));
+        statement.clone()
+    }
+
+    fn is_proven(&self, definition: &[u8]) -> bool {
+        self.0.lock().unwrap().get(definition).is_some_and(|statement| statement.is_proven())
+    }
+}
+
+fn written(words: impl FnOnce(&mut BytesMut)) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    words(&mut bytes);
+    bytes
+}
+
+fn a_row(out: &mut BytesMut) {
+    write::data_row(out, &[Some(b"0")]);
+    write::command_complete(out, b"SELECT 1");
+    write::ready_for_query(out, b'I');
+}
+
+/// What PostgreSQL answers to a prelude with an identity.
+fn prelude_done(out: &mut BytesMut) {
+    for tag in [&b"BEGIN"[..], b"SELECT 1", b"COMMIT"] {
+        write::parse_complete(out);
+        write::bind_complete(out);
+        if tag == b"SELECT 1" {
+            write::data_row(out, &[Some(USER)]);
+        }
+        write::command_complete(out, tag);
+    }
+}
+
+fn turns(bench: &Bench) {
+    let query = written(|out| write::query(out, SELECT));
+    let answer = written(|out| {
+        write::row_description(out, &["abalance"]);
+        a_row(out);
+    });
+    let proven = written(|out| {
+        prelude_done(out);
+        write::row_description(out, &["abalance"]);
+        a_row(out);
+    });
+
+    let mut plain = Conversation::new(false);
+    bench.case("a turn: Query", 1, || plain.turn(&query, &answer));
+
+    let mut identified = Conversation::new(true);
+    bench.case("a turn: Query with an identity", 1, || identified.turn(&query, &proven));
+
+    let unnamed = written(|out| {
+        write::parse(out, b"", b"SELECT abalance FROM pgbench_accounts WHERE aid = $1;", &[]);
+        write::bind_text(out, b"", b"", &[Some(b"54321")]);
+        write::describe(out, b'P', b"");
+        write::execute(out, b"", 0);
+        write::sync(out);
+    });
+    let parsed = written(|out| {
+        write::parse_complete(out);
+        write::bind_complete(out);
+        write::row_description(out, &["abalance"]);
+        a_row(out);
+    });
+    let mut extended = Conversation::new(false);
+    bench.case("a turn: Parse, Bind, Describe, Execute, Sync", 1, || extended.turn(&unnamed, &parsed));
+
+    let named = written(|out| {
+        write::bind_text(out, b"", b"P_0", &[Some(b"54321")]);
+        write::describe(out, b'P', b"");
+        write::execute(out, b"", 0);
+        write::sync(out);
+    });
+    let bound = written(|out| {
+        write::bind_complete(out);
+        write::row_description(out, &["abalance"]);
+        a_row(out);
+    });
+    let mut prepared = Conversation::new(false);
+    let prepare = written(|out| {
+        write::parse(out, b"P_0", b"SELECT abalance FROM pgbench_accounts WHERE aid = $1;", &[]);
+        write::sync(out);
+    });
+    prepared.turn(
+        &prepare,
+        &written(|out| {
+            write::parse_complete(out);
+            write::ready_for_query(out, b'I');
+        }),
+    );
+    bench.case("a turn: Bind, Describe, Execute, Sync, prepared", 1, || prepared.turn(&named, &bound));
+}
+
+fn forwarding(bench: &Bench) {
+    let query = written(|out| write::query(out, SELECT));
+    let answer = written(|out| {
+        write::row_description(out, &["abalance"]);
+        for _ in 0..1_000 {
+            write::data_row(out, &[Some(&[b'x'; 1_000])]);
+        }
+        write::command_complete(out, b"SELECT 1000");
+        write::ready_for_query(out, b'I');
+    });
+
+    let mut conversation = Conversation::new(false);
+    bench.case("a row of 1,000 bytes, of a MB at once", 1_000, || conversation.turn(&query, &answer));
+}
+
+/// A server of the pool's, borrowed and given back, with the turn in between that a give-back needs.
+fn checkout(bench: &Bench) {
+    const NAME: &str = "checkout, turn and release";
+    if !NAME.contains(&bench.filter) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let pool = pool(greeter());
+    let (query, answer) = (written(|out| write::query(out, SELECT)), written(a_row));
+    let mut conversation = Conversation::new(false);
+    bench.case(NAME, 1, || {
+        let mut lease: Lease = runtime.block_on(pool.checkout()).unwrap();
+        conversation.ours.inbox.extend_from_slice(&query);
+        let server = &mut *lease;
+        let clean = turn(
+            &mut conversation.client,
+            &mut conversation.ours,
+            &mut server.exchange,
+            &mut server.state,
+            &mut server.peer.buffers,
+            &answer,
+        );
+        conversation.ours.outbox.clear();
+        lease.release(clean);
+    });
+}
+
+/// A server that lets everybody in and says nothing more; returns its port.
+fn greeter() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let greeting = written(|out| {
+        write::authentication_ok(out);
+        write::backend_key_data(out, 1, b"1234");
+        write::ready_for_query(out, b'I');
+    });
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&greeting);
+            // It stays open: who ends is the benchmark.
+            std::mem::forget(stream);
+        }
+    });
+    port
+}
+
+fn pool(port: u16) -> Arc<Pool> {
+    let pools = Pools::new(Shared {
+        next_server: AtomicU64::new(1),
+        secrets: Secrets::default(),
+        tuning: Tuning::default(),
+        total: None,
+    });
+    let recipe = || Recipe {
+        upstream: Arc::new(Upstream {
+            hosts: vec![Host::Tcp { host: "127.0.0.1".into(), port }],
+            dbname: None,
+            user: None,
+            password: PasswordSource::Given(Secret::from("unused")),
+            application_name: None,
+            application_name_add_client: false,
+            settings: Vec::new(),
+            connect_query: None,
+            max_servers: None,
+            max_clients: None,
+        }),
+        settings: Settings { lifetime: None, max_uses: None, ..Settings::default() },
+        identity_variable: None,
+        caps: Vec::new(),
+    };
+    pools.pool(&PoolKey { database: "bench".into(), user: "bench".into() }, recipe)
+}
