@@ -105,7 +105,7 @@ pub struct IdentitySettings {
     pub pattern: Pattern,
     /// How it is written.
     pub form: Form,
-    /// Roles that nothing is injected for (migrations).
+    /// Roles that may go without an identity under `missing = "deny"` (migrations).
     pub exempt: Vec<String>,
     /// Whether every give-back runs the full clean.
     pub strict: bool,
