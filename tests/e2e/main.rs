@@ -22,5 +22,6 @@ mod limits;
 mod odd_servers;
 mod preludes;
 mod replication;
+mod prepared;
 mod simple;
 mod transaction_mode;
