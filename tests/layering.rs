@@ -27,7 +27,11 @@ const ROWS: &[Row] = &[
     },
     Row { room: "session", inside: &["names", "wire", "auth"], outside: &["bytes", "memchr"] },
     Row { room: "telemetry", inside: &["names"], outside: &["tracing", "tracing_subscriber"] },
-    Row { room: "net", inside: &["wire", "telemetry"], outside: &["bytes", "socket2", "tokio", "tracing"] },
+    Row {
+        room: "net",
+        inside: &["wire", "telemetry"],
+        outside: &["bytes", "rustix", "socket2", "tokio", "tracing"],
+    },
     Row {
         room: "pool",
         inside: &["names", "wire", "auth", "session", "net", "telemetry"],

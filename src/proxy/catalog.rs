@@ -123,6 +123,15 @@ impl Catalog {
         })
     }
 
+    /// What holds for a client of physical replication: it names no database, so any will do that is the only one.
+    pub fn seat_of_any(&self, user: &User) -> Option<Seat> {
+        let mut named = self.databases.keys().filter(|name| **name != FALLBACK);
+        match (named.next(), named.next()) {
+            (Some(only), None) => self.seat(&Database::from(&**only), user),
+            _ => None,
+        }
+    }
+
     /// A seat for each database and user that has a minimum of servers and can log in by itself.
     pub fn to_warm(&self) -> impl Iterator<Item = Seat> {
         self.databases.iter().filter(|(name, _)| *name != FALLBACK).filter_map(|(name, place)| {

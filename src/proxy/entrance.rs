@@ -158,6 +158,9 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
 fn look_up(proxy: &Proxy, mut request: LoginRequest) -> (Method, Option<Verifier>, Proven) {
     let mut verifier = proxy.verifiers.find(request.user.as_bytes());
     let mut seat = proxy.catalog.seat(&request.database, &request.user);
+    if request.replication == Replication::Physical {
+        seat = seat.or_else(|| proxy.catalog.seat_of_any(&request.user));
+    }
     let takes_suffix = seat.as_ref().is_some_and(|seat| seat.rules.identity.from_user_suffix);
     let mut suffix = None;
     if verifier.is_none()

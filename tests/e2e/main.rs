@@ -21,7 +21,7 @@ mod extended;
 mod limits;
 mod odd_servers;
 mod preludes;
-mod replication;
 mod prepared;
+mod replication;
 mod simple;
 mod transaction_mode;
