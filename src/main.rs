@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     }
     let config = match Config::load(&cli.flags, &Surroundings::of_process()) {
         Ok(config) => config,
-        Err(problems) => return say(&problems.to_string(), cli::USAGE, true),
+        Err(problems) => return say(&format!("{problems}\n"), cli::USAGE, true),
     };
     match cli.command {
         Some(Command::Check { connect }) => check(&config, connect),

@@ -24,6 +24,7 @@ async fn every_mistake_is_reported_at_once() {
     let (code, said) = check(builder, &[]).await;
 
     assert_eq!(code, 64, "{said}");
+    assert!(said.ends_with("3 problems with the configuration\n"), "{said}");
     for key in ["pool.size", "pool.sise", "identity.pattern"] {
         assert!(said.contains(key), "{key} is missing from:\n{said}");
     }
