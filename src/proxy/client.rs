@@ -284,11 +284,11 @@ impl Client {
         tracing::warn!(client = %self.record.id, %pool, %server, ?loss, "server lost");
         self.record.guest.entry.handle.has_nothing();
         let may_have_run = lease.exchange.may_have_run();
+        let loses_state = lease.exchange.loses_state();
         drop(lease);
-        let had_pins = !self.record.guest.state.pins.is_empty();
         match loss {
             Loss::Fatal { is_told: true } => Err(Ended::ServerFatal),
-            _ if had_pins => Err(Ended::ServerGone),
+            _ if loses_state => Err(Ended::ServerGone),
             Loss::Fatal { is_told: false } if !may_have_run => Ok(Spoken::Nothing(None)),
             Loss::Clean | Loss::Fatal { .. } | Loss::Tainted => Ok(Spoken::Done),
         }
@@ -315,7 +315,7 @@ impl Client {
             relay::Ended::Server(error) => {
                 let (pool, server) = (self.pool(), lease.id());
                 tracing::warn!(client = %self.record.id, %pool, %server, %error, "server gone");
-                let is_safe = !lease.exchange.may_have_run() && self.record.guest.state.pins.is_empty();
+                let is_safe = !lease.exchange.may_have_run() && !lease.exchange.loses_state();
                 let is_between = lease.exchange.is_between_frames();
                 self.record.guest.entry.handle.has_nothing();
                 drop(lease);
