@@ -326,7 +326,14 @@ impl Exchange {
             return Ok(None);
         }
         self.hear_client(client, client_buffers, server, &mut server_buffers.outbox)?;
-        Ok(if self.has_left { self.conclude(client, server, server_buffers) } else { None })
+        if !self.has_left {
+            return Ok(None);
+        }
+        // What is half said will not be finished; there is nothing to wait for.
+        if self.segment == Segment::Open || self.is_copying_in || self.is_unit_open() {
+            return Ok(Some(Outcome::ClientLeft));
+        }
+        Ok(self.conclude(client, server, server_buffers))
     }
 
     /// The client is gone. What it was doing is given up; the server is led back to `Z(I)` and cleaned, if that can be done.
@@ -351,7 +358,7 @@ impl Exchange {
             self.is_copying_in = false;
             write::copy_fail(outbox, "client connection was lost");
         }
-        if self.segment != Segment::Synced {
+        if self.segment != Segment::Synced || self.is_unit_open() {
             self.segment = Segment::Synced;
             self.sync_own(outbox);
         }
@@ -362,6 +369,11 @@ impl Exchange {
     pub fn take_failure(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.failure)
     }
+    /// Whether a prelude is on its way without anything behind it that makes the server answer.
+    fn is_unit_open(&self) -> bool {
+        self.phase == Phase::Barrier && matches!(self.unit, Unit::Open | Unit::TooLong)
+    }
+
 
     /// Whether more of the client's words could be judged now, had they come.
     pub fn is_listening(&self) -> bool {

@@ -296,7 +296,7 @@ impl Exchange {
     }
 
     /// The first unit has ended; what comes behind it waits for the prelude.
-    fn end_unit(&mut self, how: Unit) {
+    pub(super) fn end_unit(&mut self, how: Unit) {
         if self.phase == Phase::Barrier {
             self.unit = how;
         }
