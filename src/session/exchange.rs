@@ -217,6 +217,8 @@ pub struct Exchange {
     is_cleaning: bool,
     /// Whether the server's unnamed statement is this client's.
     has_unnamed: bool,
+    /// Whether there was an Execute since the last Sync.
+    has_executed: bool,
     hints: Hints,
     custom: Vec<Vec<u8>>,
     /// What to take back, and in which epoch it was said.
@@ -250,6 +252,7 @@ impl Exchange {
         self.has_unnamed = false;
         self.refused.clear();
         self.deallocating.clear();
+        self.has_executed = false;
         self.unit = Unit::Open;
         self.cursor = 0;
         self.hints = Hints::default();
@@ -360,20 +363,21 @@ impl Exchange {
         }
         if self.segment != Segment::Synced || self.is_unit_open() {
             self.segment = Segment::Synced;
+            self.end_unit(Unit::Sync);
             self.sync_own(outbox);
         }
         true
+    }
+
+    /// Whether a prelude is on its way without anything behind it that makes the server answer.
+    fn is_unit_open(&self) -> bool {
+        self.phase == Phase::Barrier && matches!(self.unit, Unit::Open | Unit::TooLong)
     }
 
     /// The server's words when it refused the last prelude: the body of its ErrorResponse.
     pub fn take_failure(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.failure)
     }
-    /// Whether a prelude is on its way without anything behind it that makes the server answer.
-    fn is_unit_open(&self) -> bool {
-        self.phase == Phase::Barrier && matches!(self.unit, Unit::Open | Unit::TooLong)
-    }
-
 
     /// Whether more of the client's words could be judged now, had they come.
     pub fn is_listening(&self) -> bool {

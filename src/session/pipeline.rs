@@ -158,6 +158,11 @@ impl Pipeline {
         self.queue.is_empty()
     }
 
+    /// Whether anything is owed that may begin or end a transaction block.
+    pub fn owes_an_end(&self) -> bool {
+        self.queue.iter().any(|owed| matches!(owed.answer, Answer::Execute | Answer::Query | Answer::Sync))
+    }
+
     /// How many answers are owed.
     pub fn len(&self) -> usize {
         self.queue.len()

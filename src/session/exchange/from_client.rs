@@ -18,7 +18,7 @@ use crate::session::pipeline::{Answer, Origin, Owed};
 use crate::session::prepared::{Known, Named, ServerName, Statement};
 use crate::session::server::ServerState;
 use crate::session::settings::{Mode, Rules, SetPolicy, StatePolicy};
-use crate::session::sql::{Command, Hints, Reading};
+use crate::session::sql::{Command, Hints, Reading, Value};
 use crate::session::transaction::Status;
 use crate::session::violation::{Refusal, Side, Violation};
 use crate::wire::Buffers;
@@ -240,6 +240,7 @@ impl Exchange {
             tag::SYNC => {
                 self.segment = Segment::Synced;
                 self.epoch += 1;
+                self.has_executed = false;
                 self.end_unit(Unit::Sync);
                 self.pipeline.push(Owed::client(Answer::Sync));
                 return Ok(Move::Pass);
@@ -281,6 +282,7 @@ impl Exchange {
             },
             tag::EXECUTE => {
                 frontend::execute(body).map_err(broken)?;
+                self.has_executed = true;
                 let owed = Owed::client(Answer::Execute).about(self.bound);
                 if !self.bound_cleans {
                     return Ok(self.pass_extended(owed));
@@ -316,10 +318,12 @@ impl Exchange {
         outbox: &mut BytesMut,
     ) -> Result<Move, Malformed> {
         let is_whole = body.len() + HEADER == header.len;
-        let reading = match client.peeked.take().filter(|_| !self.has_spoken) {
+        let mut reading = match client.peeked.take().filter(|_| !self.has_spoken) {
             Some(reading) => reading,
             None => read_query(body, is_whole, client)?,
         };
+        // There is no parameter in a Query: the server says so.
+        reading.command.take_if(|command| matches!(command, Command::SelectIdentity(Value::Parameter(_))));
         match self.judge(&reading, client) {
             Judgement::Hold => return Ok(Move::Hold),
             Judgement::Pass => {}
@@ -461,6 +465,11 @@ impl Exchange {
             (self.bound, self.bound_cleans) = (0, true);
             self.pipeline.push(Owed::client(Answer::Bind));
             return Ok(self.bind_to(b"", &bind, header, outbox));
+        }
+        match self.judge_bound(bind.statement, client) {
+            Judgement::Hold => return Ok(Move::Hold),
+            Judgement::Pass => {}
+            Judgement::Refuse(refusal) => return Ok(self.refuse(refusal, bind.statement, outbox)),
         }
         let statement = match self.find(bind.statement, client, server, outbox) {
             Found::AsIs => {
@@ -648,26 +657,49 @@ impl Exchange {
     /// Whether a text may go to the server now.
     fn judge(&self, reading: &Reading, client: &ClientState) -> Judgement {
         let is_open = self.status != Status::Idle;
-        let is_identity = matches!(
-            reading.command,
-            Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. })
-        );
-        if is_identity && !is_open {
+        if !concerns_identity(reading) {
+            return Judgement::of(refusal(reading, client, is_open));
+        }
+        match (self.segment, self.knows_its_block()) {
+            (Segment::Open, true) if is_open => Judgement::Pass,
+            (Segment::Open, _) => Judgement::Refuse(Refusal::IdentityUnclear),
             // At the start of a unit the pooler answers it itself, once what came before is answered.
-            return match (self.segment, self.pipeline.is_empty()) {
-                (Segment::Open, _) => Judgement::Refuse(Refusal::IdentityUnclear),
-                (_, false) => Judgement::Hold,
-                (_, true) => Judgement::Pass,
-            };
-        }
-        if is_identity {
-            return Judgement::Pass;
-        }
-        match refusal(reading, client, is_open) {
-            Some(refusal) => Judgement::Refuse(refusal),
-            None => Judgement::Pass,
+            (_, false) => Judgement::Hold,
+            (_, true) if is_command_on_identity(reading) => Judgement::Pass,
+            (_, true) => Judgement::of(refusal(reading, client, is_open)),
         }
     }
+
+    /// The same when a statement that was judged long ago is bound: it may have been inside a block then.
+    fn judge_bound(&self, name: &[u8], client: &ClientState) -> Judgement {
+        let reading = match name {
+            b"" => client.unnamed().map(|unnamed| &unnamed.reading),
+            name => client.statement(name).map(|named| &*named.reading),
+        };
+        match reading {
+            Some(reading) if concerns_identity(reading) => self.judge(reading, client),
+            _ => Judgement::Pass,
+        }
+    }
+
+    /// Whether the last status still says if the next message is inside a transaction block: nothing that could have
+    /// begun or ended one is on its way.
+    fn knows_its_block(&self) -> bool {
+        !self.has_executed && !self.pipeline.owes_an_end()
+    }
+}
+
+/// Whether a text is one of the commands on the identity that the pooler answers outside of transactions.
+fn is_command_on_identity(reading: &Reading) -> bool {
+    matches!(
+        reading.command,
+        Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. })
+    )
+}
+
+/// Whether a text changes the identity: what it means depends on whether it is inside a transaction block.
+fn concerns_identity(reading: &Reading) -> bool {
+    is_command_on_identity(reading) || reading.hints.has(Hints::IDENTITY)
 }
 
 /// Whether a text may go to the server now.
@@ -675,6 +707,12 @@ enum Judgement {
     Hold,
     Pass,
     Refuse(Refusal),
+}
+
+impl Judgement {
+    fn of(refusal: Option<Refusal>) -> Self {
+        refusal.map_or(Self::Pass, Self::Refuse)
+    }
 }
 
 /// What a client's name stands for.
