@@ -94,12 +94,13 @@ impl Exchange {
     ) -> Result<(), Violation> {
         let broken = |malformed| Violation::Malformed(Side::Client, malformed);
         self.is_cleaning &= !self.pipeline.is_empty();
-        while !self.is_holding_back() {
+        loop {
+            // What is half through is finished, whoever must wait.
             self.pass_rest_from_client(&mut buffers.inbox, outbox);
-            let Some(front) = buffers.inbox.get(self.cursor..) else { break };
-            if self.client_rest != Rest::None {
+            if self.client_rest != Rest::None || self.is_holding_back() {
                 break;
             }
+            let Some(front) = buffers.inbox.get(self.cursor..) else { break };
             let Some(header) = Header::read(front).map_err(broken)? else { break };
             let available = front.len().min(header.len);
             if self.phase == Phase::Barrier && self.cursor.saturating_add(header.len) > client.rules.retained
