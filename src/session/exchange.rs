@@ -333,6 +333,9 @@ impl Exchange {
             return Ok(None);
         }
         // What is half said will not be finished; there is nothing to wait for.
+        if self.is_abandoned {
+            self.end_what_is_open(&mut server_buffers.outbox);
+        }
         if self.segment == Segment::Open || self.is_copying_in || self.is_unit_open() {
             return Ok(Some(Outcome::ClientLeft));
         }
@@ -357,8 +360,13 @@ impl Exchange {
         if matches!(self.phase, Phase::Ready | Phase::Resting) {
             self.phase = Phase::Talking;
         }
-        if self.is_copying_in {
-            self.is_copying_in = false;
+        self.end_what_is_open(outbox);
+        true
+    }
+
+    /// Ends a copy and a unit that nobody will end any more. A copy may begin after its client has left.
+    fn end_what_is_open(&mut self, outbox: &mut BytesMut) {
+        if std::mem::take(&mut self.is_copying_in) {
             write::copy_fail(outbox, "client connection was lost");
         }
         if self.segment != Segment::Synced || self.is_unit_open() {
