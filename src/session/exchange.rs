@@ -321,6 +321,9 @@ impl Exchange {
         if let Some(outcome) = self.hear_server(client, client_buffers, server, server_buffers)? {
             return Ok(Some(outcome));
         }
+        if self.is_abandoned {
+            self.end_what_is_open(&mut server_buffers.outbox);
+        }
         // A new transaction is a new turn: what has come to rest is concluded before the client is heard again.
         if let Some(outcome) = self.conclude(client, server, server_buffers) {
             return Ok(Some(outcome));
@@ -333,9 +336,6 @@ impl Exchange {
             return Ok(None);
         }
         // What is half said will not be finished; there is nothing to wait for.
-        if self.is_abandoned {
-            self.end_what_is_open(&mut server_buffers.outbox);
-        }
         if self.segment == Segment::Open || self.is_copying_in || self.is_unit_open() {
             return Ok(Some(Outcome::ClientLeft));
         }
@@ -374,7 +374,6 @@ impl Exchange {
             self.end_unit(Unit::Sync);
             self.sync_own(outbox);
         }
-        true
     }
 
     /// Whether a prelude is on its way without anything behind it that makes the server answer.
