@@ -250,6 +250,7 @@ impl Exchange {
     ) {
         self.status = Status::Idle;
         self.has_unnamed = false;
+        self.is_cleaning = false;
         self.refused.clear();
         self.deallocating.clear();
         self.has_executed = false;
