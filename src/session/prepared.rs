@@ -243,6 +243,14 @@ impl ServerStatements {
         self.used.remove(&number);
     }
 
+    /// Whether another must go before this one may come, while it is not known yet what is there.
+    pub fn is_room_in_doubt(&self, number: u64, limit: usize, epoch: u64) -> bool {
+        number != 0
+            && self.used.len() >= limit
+            && !self.used.contains_key(&number)
+            && self.used.keys().any(|used| self.is_in_doubt(*used, epoch))
+    }
+
     /// The statement to close so that at most `limit` - 1 are left; call until `None`.
     pub fn evict(&mut self, limit: usize) -> Option<Arc<Statement>> {
         if self.used.len() < limit {

@@ -446,6 +446,7 @@ impl Exchange {
         self.undo.iter().any(|(epoch, undo)| *epoch < self.epoch && undo.name() == name)
             || self.closing.iter().any(|(epoch, closed)| *epoch < self.epoch && closed.number == number)
             || server.statements.is_in_doubt(number, self.epoch)
+            || server.statements.is_room_in_doubt(number, client.rules.server_statements.max(1), self.epoch)
     }
 
     fn on_bind(
