@@ -40,6 +40,7 @@ use crate::session::client::ClientState;
 use crate::session::hold::Pin;
 use crate::session::inject::Prelude;
 use crate::session::inspect::{self, Findings};
+use crate::session::mutation::{self, Mutation};
 use crate::session::parameters::Values;
 use crate::session::pipeline::{Answer, Origin, Owed, Pipeline};
 use crate::session::prepared::{Named, Statement};
@@ -454,7 +455,7 @@ impl Exchange {
         if !self.is_at_rest(buffers) {
             return None;
         }
-        if self.status != Status::Idle {
+        if self.status != Status::Idle && !mutation::is_on(Mutation::NoStatus) {
             return self.conclude_open(buffers);
         }
         if self.is_tainted {

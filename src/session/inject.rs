@@ -22,6 +22,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::session::mutation::{self, Mutation};
 use crate::session::parameters::Values;
 use crate::session::pipeline::{Answer, Origin, Owed, Pipeline, Step};
 use crate::session::settings::Form;
@@ -49,7 +50,10 @@ impl Prelude<'_> {
 
     /// Says it.
     pub fn write(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline) {
-        statement(outbox, pipeline, Step::Begin, b"BEGIN ISOLATION LEVEL READ COMMITTED");
+        let is_transaction = !mutation::is_on(Mutation::NoCommit);
+        if is_transaction {
+            statement(outbox, pipeline, Step::Begin, b"BEGIN ISOLATION LEVEL READ COMMITTED");
+        }
         if self.discards_sequences {
             statement(outbox, pipeline, Step::Discard, b"DISCARD SEQUENCES");
         }
@@ -59,7 +63,9 @@ impl Prelude<'_> {
             }
         }
         self.write_settings(outbox, pipeline);
-        statement(outbox, pipeline, Step::Commit, b"COMMIT");
+        if is_transaction {
+            statement(outbox, pipeline, Step::Commit, b"COMMIT");
+        }
     }
 
     fn write_settings(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline) {

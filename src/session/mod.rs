@@ -22,6 +22,7 @@ pub mod idle;
 pub mod inject;
 pub mod inspect;
 pub mod login;
+pub mod mutation;
 pub mod opening;
 pub mod parameters;
 pub mod pipeline;

@@ -64,6 +64,30 @@ fn no_client_ever_reads_a_row_made_for_another() {
     }
 }
 
+/// Each rule that is switched off must be missed: a simulation that cannot fail proves nothing.
+#[cfg(feature = "mutations")]
+#[test]
+fn a_rule_that_is_switched_off_is_missed() {
+    use pgusher::session::mutation::{Mutation, switch_off};
+
+    std::panic::set_hook(Box::new(|_| {}));
+    for mutation in [Mutation::NoCommit, Mutation::NoHoldBack, Mutation::NoStatus] {
+        switch_off(Some(mutation));
+        let failed = SEEDS.map(World::new).position(|mut world| {
+            let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+            let message =
+                result.err().map(|panic| panic.downcast::<String>().map(|text| *text).unwrap_or_default());
+            if let Some(message) = &message {
+                println!("{mutation:?}: {}", message.lines().next().unwrap_or_default());
+            }
+            message.is_some()
+        });
+        switch_off(None);
+        assert!(failed.is_some(), "nobody misses the rule that {mutation:?} switches off");
+        println!("{mutation:?} is missed in world {failed:?}");
+    }
+}
+
 fn is_traced() -> bool {
     static IS_TRACED: OnceLock<bool> = OnceLock::new();
     *IS_TRACED.get_or_init(|| std::env::var_os("SIM_TRACE").is_some())

@@ -14,6 +14,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::session::client::ClientState;
 use crate::session::exchange::{Exchange, Phase, Rest, Segment, Undo, Unit};
+use crate::session::mutation::{self, Mutation};
 use crate::session::pipeline::{Answer, Origin, Owed};
 use crate::session::prepared::{Known, Named, ServerName, Statement};
 use crate::session::server::ServerState;
@@ -154,6 +155,7 @@ impl Exchange {
 
     pub(super) fn is_holding_back(&self) -> bool {
         let may_talk = match self.phase {
+            Phase::Barrier if mutation::is_on(Mutation::NoHoldBack) => self.unit != Unit::TooLong,
             Phase::Barrier => self.unit == Unit::Open,
             Phase::Ready | Phase::Talking => true,
             Phase::Inspecting { .. } | Phase::Resting | Phase::Sweeping { .. } | Phase::Unwinding(_) => false,

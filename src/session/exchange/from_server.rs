@@ -11,6 +11,7 @@ use bytes::BytesMut;
 
 use crate::session::client::ClientState;
 use crate::session::exchange::{Exchange, Loss, Outcome, Phase, Rest, Segment, Unit, is_undoable, tell};
+use crate::session::mutation::{self, Mutation};
 use crate::session::pipeline::{Answer, Origin, Owed, Step};
 use crate::session::server::ServerState;
 use crate::session::sql::Hints;
@@ -256,6 +257,16 @@ impl Exchange {
         match origin {
             Origin::Prelude(step) if command != step.tag() => {
                 return Err(Violation::Unexpected(Side::Server, tag::COMMAND_COMPLETE));
+            }
+            Origin::Prelude(Step::Assign | Step::Set)
+                if mutation::is_on(Mutation::NoCommit)
+                    && !self
+                        .pipeline
+                        .front()
+                        .is_some_and(|owed| matches!(owed.origin, Origin::Prelude(_))) =>
+            {
+                self.phase = Phase::Talking;
+                self.is_just_proven = true;
             }
             Origin::Prelude(Step::Commit) => {
                 // Of a unit too long to be kept nothing may have been said yet: the turn only begins.

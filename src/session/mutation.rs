@@ -1,0 +1,46 @@
+//! Rules that can be switched off, to see that the tests notice.
+//!
+//! Only with the feature `mutations`, which nothing but `cargo test --features mutations --test sim` turns on. Without it
+//! [`is_on`] is a constant, and the rules are not conditional on anything.
+
+/// A rule of the exchange that the simulation must miss.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutation {
+    /// The prelude is no transaction of its own: what the client rolls back takes the identity with it.
+    NoCommit,
+    /// What comes behind the first unit does not wait for the prelude.
+    NoHoldBack,
+    /// A server is given back inside a transaction block.
+    NoStatus,
+}
+
+/// Whether a rule is switched off.
+#[cfg(not(feature = "mutations"))]
+#[inline]
+pub const fn is_on(_: Mutation) -> bool {
+    false
+}
+
+#[cfg(feature = "mutations")]
+pub use switch::{is_on, switch_off};
+
+#[cfg(feature = "mutations")]
+mod switch {
+    use std::cell::Cell;
+
+    use crate::session::mutation::Mutation;
+
+    thread_local! {
+        static ON: Cell<Option<Mutation>> = const { Cell::new(None) };
+    }
+
+    /// Whether a rule is switched off on this thread.
+    pub fn is_on(mutation: Mutation) -> bool {
+        ON.get() == Some(mutation)
+    }
+
+    /// Switches one rule off on this thread, or none.
+    pub fn switch_off(mutation: Option<Mutation>) {
+        ON.set(mutation);
+    }
+}
