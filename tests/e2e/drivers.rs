@@ -1,5 +1,7 @@
 //! The suites of `tests/drivers`, which are proven on PostgreSQL itself, hold through the pooler: two servers, SCRAM.
 
+#[path = "../drivers/identity/rust.rs"]
+mod identity;
 #[path = "../drivers/rust.rs"]
 mod rust;
 
@@ -78,6 +80,59 @@ suites! {
     }
 }
 
+// tests/drivers/identity: how each framework says who the user is. Two users over two servers see their own rows only.
+suites! {
+    async fn users_of_psycopg_are_kept_apart(postgres on on_15 15, on_18 18) {
+        users("with_psycopg.py", &postgres).await;
+    }
+
+    async fn users_of_asyncpg_are_kept_apart(postgres on on_15 15, on_18 18) {
+        users("with_asyncpg.py", &postgres).await;
+    }
+
+    async fn users_of_sqlalchemy_are_kept_apart(postgres on on_15 15, on_18 18) {
+        users("with_sqlalchemy.py", &postgres).await;
+    }
+
+    async fn users_of_django_are_kept_apart(postgres on on_15 15, on_18 18) {
+        users("with_django.py", &postgres).await;
+    }
+
+    async fn users_of_node_postgres_are_kept_apart(postgres on on_15 15, on_18 18) {
+        users("with_node_postgres.mjs", &postgres).await;
+    }
+
+    async fn users_of_drizzle_are_kept_apart(postgres on on_15 15, on_18 18) {
+        users("with_drizzle.mjs", &postgres).await;
+    }
+
+    async fn users_of_sqlx_are_kept_apart(postgres on on_15 15, on_18 18) {
+        let (_pgusher, url) = saas(&postgres).await;
+        identity::with_sqlx(&url).await.unwrap_or_else(|failure| panic!("{failure}"));
+    }
+
+    async fn users_of_tokio_postgres_are_kept_apart(postgres on on_15 15, on_18 18) {
+        let (_pgusher, url) = saas(&postgres).await;
+        identity::with_tokio_postgres(&url).await.unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
+/// The schema of the small SaaS product, and its application's URL through a pooler that takes identities.
+async fn saas(postgres: &Postgres) -> (Pgusher, String) {
+    postgres.load_schema().await;
+    let pgusher = two_servers(postgres).identity().user("saas_user", "saas_user").start().await;
+    let url = plain(&pgusher.url(postgres.database(), "saas_user", "saas_user"));
+    (pgusher, url)
+}
+
+/// Runs one of the programs that serve two users.
+async fn users(script: &str, postgres: &Postgres) {
+    let (_pgusher, url) = saas(postgres).await;
+    let is_python = Path::new(script).extension().is_some_and(|extension| extension == "py");
+    let interpreter = if is_python { tools().join("python/bin/python") } else { "node".into() };
+    program(&interpreter, &format!("identity/{script}"), &[("DATABASE_URL", &url)]).await;
+}
+
 /// Few enough servers that clients change them all the time, and as many as the suites need.
 fn two_servers(postgres: &Postgres) -> Builder {
     Pgusher::before(postgres).mode("transaction").pool_size(2).text("listen", "auth", "scram-sha-256")
@@ -98,7 +153,7 @@ async fn node(script: &str, postgres: &Postgres) {
     suite(Path::new("node"), script, postgres, &pgusher, &[]).await;
 }
 
-/// Runs a script of `tests/drivers`, which says for each of its cases what came of it.
+/// Runs a suite, which says for each of its cases what came of it.
 async fn suite(
     interpreter: &Path,
     script: &str,
@@ -106,14 +161,19 @@ async fn suite(
     pgusher: &Pgusher,
     more: &[(&str, &str)],
 ) {
+    let (url, direct) = (plain(&pgusher.target().url()), plain(&postgres.url()));
+    let environment = [&[("DATABASE_URL", &*url), ("ADMIN_URL", &*direct)], more].concat();
+    program(interpreter, script, &environment).await;
+}
+
+/// Runs a script of `tests/drivers`, which must succeed and have something to say.
+async fn program(interpreter: &Path, script: &str, environment: &[(&str, &str)]) {
     let mut command = tied(interpreter, "KILL");
     command
         .arg(root().join("tests/drivers").join(script))
         .env("TOOLS_DIR", tools())
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("DATABASE_URL", plain(&pgusher.target().url()))
-        .env("ADMIN_URL", plain(&postgres.url()))
-        .envs(more.iter().copied());
+        .envs(environment.iter().copied());
     let said = run_within(DEADLINE, command).await.ok();
     assert!(said.lines().any(|line| line.starts_with("ok ")), "no case ran: {said}");
 }
