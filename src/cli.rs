@@ -39,13 +39,7 @@ pub enum Command {
         #[arg(long)]
         connect: bool,
     },
-    /// Look for what keeps identities from being safe, in the configuration and in the databases.
-    Doctor {
-        /// Report as JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show, against a database of your own, one server serving many users without mixing them.
+    /// Show, on a PostgreSQL of its own, few servers serving many users without mixing them.
     Demo {
         /// Run through once and exit.
         #[arg(long)]

@@ -12,20 +12,21 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(exit) => return say(&exit.text, exit.code, exit.is_error()),
     };
-    if let Some(Command::Demo { once }) = cli.command {
-        return show(once, &cli.flags);
-    }
-    let config = match Config::load(&cli.flags, &Surroundings::of_process()) {
-        Ok(config) => config,
-        Err(problems) => return say(&format!("{problems}\n"), cli::USAGE, true),
-    };
     match cli.command {
-        Some(Command::Check { connect }) => check(&config, connect),
-        Some(Command::Doctor { .. } | Command::Demo { .. }) => say("not yet\n", 1, true),
-        None => {
+        Some(Command::Demo { once }) => show(once, &cli.flags),
+        Some(Command::Check { connect }) => with_config(&cli.flags, |config| check(config, connect)),
+        None => with_config(&cli.flags, |config| {
             telemetry::log::start(&config.log);
-            ended(app::run(&config))
-        }
+            ended(app::run(config))
+        }),
+    }
+}
+
+/// Does something with the configuration, or says everything that is wrong with it.
+fn with_config(flags: &Flags, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
+    match Config::load(flags, &Surroundings::of_process()) {
+        Ok(config) => act(&config),
+        Err(problems) => say(&format!("{problems}\n"), cli::USAGE, true),
     }
 }
 
