@@ -102,7 +102,7 @@ fn the_readme_names_only_what_there_is() {
             settings += 1;
             assert!(keys().iter().any(|known| known.section == section && known.name == key), "{name}");
         }
-        if ["config/", "docker/"].iter().any(|folder| name.starts_with(folder)) {
+        if ["config/", "docker/", "tests/"].iter().any(|folder| name.starts_with(folder)) {
             files += 1;
             assert!(root().join(name).exists(), "{name}");
         }
