@@ -23,5 +23,6 @@ mod odd_servers;
 mod preludes;
 mod prepared;
 mod replication;
+mod session_state;
 mod simple;
 mod transaction_mode;
