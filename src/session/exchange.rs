@@ -260,6 +260,7 @@ impl Exchange {
         self.hints = Hints::default();
         self.custom.clear();
         self.has_spoken = false;
+        self.is_cleaning = false;
         let identity = &client.rules.identity;
         self.is_one_shot = identity.enabled && identity.scope == Scope::Transaction;
         let value = client.claim.current().map_or(&b""[..], |identity| identity.as_bytes());
