@@ -186,7 +186,8 @@ fn rest(token: Token<'_>, tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
         (Some(b't'), 4 | 9) if eq(word, "temp") || eq(word, "temporary") => Hints::STATE,
         (Some(b'h'), 4) if eq(word, "hold") => Hints::STATE,
         (Some(b's'), 10) if eq(word, "set_config") => set_config(tokens, variable, &mut reading.custom),
-        (Some(b'p'), 7..) if starts(word, "pg_temp") || eq(word, "pg_settings") => Hints::STATE,
+        (Some(b'p'), 7..) if starts(word, "pg_temp") => Hints::STATE,
+        (Some(b'p'), 11) if eq(word, "pg_settings") => Hints::OPAQUE,
         (Some(b'p'), 16..) if contains(word, b"advisory_unlock") => Hints::CLEANS,
         (Some(b'p'), 16..) if contains(word, b"advisory_lock") => Hints::STATE,
         (Some(b'l' | b'c'), 7) if eq(word, "lastval") || eq(word, "currval") => Hints::SEQUENCES,
@@ -335,7 +336,9 @@ fn reset(tokens: &mut Tokens<'_>, variable: &[u8]) -> (Hints, Option<Command>) {
     let mut look = *tokens;
     match look.peek_word() {
         Some(word) if eq(word, "all") => {
-            return (Hints::CLEANS.with(Hints::RESETS_IDENTITY), Some(Command::ResetAll));
+            let _ = look.next();
+            let command = look.is_end_of_statement().then_some(Command::ResetAll);
+            return (Hints::CLEANS.with(Hints::RESETS_IDENTITY), command);
         }
         Some(word) if eq(word, "role") || eq(word, "session") => return (Hints::CLEANS, None),
         _ => {}
@@ -354,7 +357,9 @@ fn discard(tokens: &mut Tokens<'_>) -> (Hints, Option<Command>) {
     let mut look = *tokens;
     match look.peek_word() {
         Some(word) if eq(word, "all") => {
-            (Hints::CLEANS.with(Hints::RESETS_IDENTITY), Some(Command::DiscardAll))
+            let _ = look.next();
+            let command = look.is_end_of_statement().then_some(Command::DiscardAll);
+            (Hints::CLEANS.with(Hints::RESETS_IDENTITY), command)
         }
         _ => (Hints::CLEANS, None),
     }
