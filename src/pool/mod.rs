@@ -157,13 +157,13 @@ impl Pool {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).get(values).cloned()
     }
 
-    /// A server has accepted these startup settings.
-    pub fn accept(&self, values: &Values) {
-        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        if accepted.len() >= MOST_ACCEPTED {
-            accepted.clear();
+    /// A server has accepted these startup settings, and made of them what is said.
+    pub fn accept(&self, values: Values, accepted: Values) {
+        let mut known = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_ACCEPTED {
+            known.clear();
         }
-        accepted.insert(values.clone(), values.clone());
+        known.insert(values, accepted);
     }
 
     /// A client may ask for servers, until the guard is dropped.

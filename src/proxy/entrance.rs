@@ -299,6 +299,7 @@ async fn try_settings(
 ) -> Result<(), Option<Denied>> {
     let pool = member.pool();
     let handle = &entry.handle;
+    let asked = state.startup.clone();
     let mut failures = 0;
     loop {
         let mut lease = checkout(pool, peer, handle, state).await.map_err(|none| match none {
@@ -315,7 +316,7 @@ async fn try_settings(
         handle.has_nothing();
         match outcome {
             Ok(Ok(Outcome::Settled(clean))) => {
-                pool.accept(&state.startup);
+                pool.accept(asked, state.startup.clone());
                 state.told = server.state.reported.clone();
                 lease.release(clean);
                 return Ok(());

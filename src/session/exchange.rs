@@ -37,7 +37,7 @@ use bytes::BytesMut;
 
 use crate::names::ServerId;
 use crate::session::client::ClientState;
-use crate::session::hold::Pin;
+use crate::session::hold::{Pin, Pins};
 use crate::session::inject::Prelude;
 use crate::session::inspect::{self, Findings};
 use crate::session::mutation::{self, Mutation};
@@ -45,7 +45,7 @@ use crate::session::parameters::Values;
 use crate::session::pipeline::{Answer, Origin, Owed, Pipeline};
 use crate::session::prepared::{Named, Statement};
 use crate::session::server::ServerState;
-use crate::session::settings::{Mode, Scope, SetPolicy};
+use crate::session::settings::{Mode, Scope, SetPolicy, StatePolicy};
 use crate::session::sql::Hints;
 use crate::session::transaction::Status;
 use crate::session::violation::Violation;
@@ -200,6 +200,8 @@ pub struct Exchange {
     /// Whether each unit is answered before the next is heard.
     is_one_shot: bool,
     is_abandoned: bool,
+    /// Whether a client's startup settings are tried.
+    is_trial: bool,
     /// Whether the client keeps the server from turn to turn.
     is_kept: bool,
     is_tainted: bool,
@@ -260,6 +262,7 @@ impl Exchange {
         self.hints = Hints::default();
         self.custom.clear();
         self.has_spoken = false;
+        self.is_trial = false;
         self.is_cleaning = false;
         let identity = &client.rules.identity;
         self.is_one_shot = identity.enabled && identity.scope == Scope::Transaction;
@@ -284,7 +287,8 @@ impl Exchange {
         tell(client, server, told);
     }
 
-    /// A turn without words of the client's: the prelude alone, to see whether the server takes its settings.
+    /// A turn without words of the client's: the prelude alone, to see whether the server takes its settings. Its startup
+    /// settings become what the server made of them: `german` is `German, DMY`.
     pub fn begin_trial(
         &mut self,
         client: &mut ClientState,
@@ -293,6 +297,10 @@ impl Exchange {
         outbox: &mut BytesMut,
     ) {
         self.begin(client, told, server, outbox);
+        self.is_trial = true;
+        if !client.startup.is_empty() {
+            self.hints = Hints::SETS;
+        }
         if self.phase == Phase::Barrier {
             self.sync_own(outbox);
             self.unit = Unit::Sync;
@@ -609,6 +617,10 @@ impl Exchange {
         let findings = std::mem::take(&mut self.findings);
         let mut pins = findings.pins;
         let has_foreign_plans = findings.plans != server.statements.len();
+        // What slipped through the words that are refused.
+        let is_refused = !pins.is_empty()
+            && client.rules.state == StatePolicy::Refuse
+            && client.rules.mode != Mode::Session;
         if client.rules.server_statements == 0 && findings.plans > 0 {
             pins.insert(Pin::Prepare);
         }
@@ -619,8 +631,16 @@ impl Exchange {
             return if is_dirty { self.sweep(true, outbox) } else { self.finish(client, server, outbox) };
         }
         client.wanted = self.wanted_after(findings.values, client);
+        if self.is_trial {
+            client.startup = client.wanted.clone();
+            return self.finish(client, server, outbox);
+        }
         if client.rules.set == SetPolicy::Pin && !client.wanted.is_same(&client.startup) {
             pins.insert(Pin::Setting);
+        }
+        if is_refused {
+            client.pins = Pins::default();
+            return self.sweep(true, outbox);
         }
         client.pins = pins;
         if !pins.is_empty() || client.rules.mode == Mode::Session {
