@@ -219,13 +219,11 @@ impl Client {
         let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
         server.exchange.begin(state, told, &mut server.state, outbox);
         let mut watch = Watch::new(&state.rules);
-        let mut is_cancelling = false;
+        let grace = member.pool().settings().clean_timeout;
         let result = loop {
             let result = relay(peer, state, server, &entry.handle, &mut watch).await;
-            if matches!(result, Err(relay::Ended::Late(Lateness::Query))) && !is_cancelling {
+            if matches!(result, Err(relay::Ended::Late(Lateness::Query))) && watch.grant(grace) {
                 // The server says 57014 itself, and the session goes on; or it does not, and both end.
-                is_cancelling = true;
-                watch.grant(member.pool().settings().clean_timeout);
                 let aim = server.cancel.aim();
                 drop(tokio::spawn(async move { drop(deliver(aim).await) }));
                 continue;

@@ -127,14 +127,25 @@ pub(super) async fn relay_abandoned(state: &mut ClientState, server: &mut Server
     .await
 }
 
+/// What a turn is waiting for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// The client.
+    Client,
+    /// The server, with the query after so many.
+    Server(u64),
+}
+
 /// The deadlines of one turn. Without any configured it costs one comparison.
 pub(super) struct Watch {
     query: Option<Duration>,
     transaction: Option<Duration>,
     idle: Option<Duration>,
     began: Instant,
-    /// When the server was given something to do, or had nothing left to do.
-    turned: (bool, Instant),
+    /// What is being waited for, and since when.
+    step: (Step, Instant),
+    /// The query that is being cancelled, and until when it may say so.
+    granted: Option<(Step, Instant)>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -146,13 +157,14 @@ impl Watch {
         let is_armed = query.is_some() || transaction.is_some() || idle.is_some();
         let now = Instant::now();
         let timer = is_armed.then(|| Box::pin(sleep_until(now)));
-        Self { query, transaction, idle, began: now, turned: (false, now), timer }
+        Self { query, transaction, idle, began: now, step: (Step::Client, now), granted: None, timer }
     }
 
-    /// The query is being cancelled: the server has so long to say so.
-    pub(super) fn grant(&mut self, grace: Duration) {
-        self.query = Some(grace);
-        self.turned.1 = Instant::now();
+    /// The query is being cancelled: the server has so long to say so. Whether this is the first time for this query.
+    pub(super) fn grant(&mut self, grace: Duration) -> bool {
+        let is_first = self.granted.is_none_or(|(step, _)| step != self.step.0);
+        self.granted = Some((self.step.0, Instant::now() + grace));
+        is_first
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, exchange: &Exchange, handle: &ClientHandle) -> Poll<Ended> {
@@ -160,15 +172,22 @@ impl Watch {
             return Poll::Ready(Ended::Ordered);
         }
         let Some(timer) = &mut self.timer else { return Poll::Pending };
-        let is_busy = exchange.is_busy();
-        if is_busy != self.turned.0 {
-            self.turned = (is_busy, Instant::now());
+        let step = if exchange.is_busy() { Step::Server(exchange.tally.queries) } else { Step::Client };
+        if step != self.step.0 {
+            self.step = (step, Instant::now());
         }
-        let since = self.turned.1;
-        let step = match (is_busy, exchange.is_idle_in_transaction()) {
-            (true, _) => self.query.map(|limit| (since + limit, Lateness::Query)),
-            (false, true) => self.idle.map(|limit| (since + limit, Lateness::IdleInTransaction)),
-            (false, false) => None,
+        let since = self.step.1;
+        let granted = self.granted.filter(|(granted, _)| *granted == step);
+        let step = match step {
+            Step::Client if exchange.is_idle_in_transaction() => {
+                self.idle.map(|limit| (since + limit, Lateness::IdleInTransaction))
+            }
+            Step::Client => None,
+            Step::Server(_) => {
+                let deadline = granted.map(|(_, deadline)| deadline);
+                let deadline = deadline.or_else(|| self.query.map(|limit| since + limit));
+                deadline.map(|deadline| (deadline, Lateness::Query))
+            }
         };
         let whole = self.transaction.map(|limit| (self.began + limit, Lateness::Transaction));
         let Some((deadline, lateness)) = step.into_iter().chain(whole).min_by_key(|(deadline, _)| *deadline)

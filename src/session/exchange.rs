@@ -407,9 +407,9 @@ impl Exchange {
         !self.pipeline.is_empty()
     }
 
-    /// Whether the client is in a transaction and the server waits for it.
+    /// Whether the client is in a transaction, or before the Sync of one, and the server waits for it.
     pub fn is_idle_in_transaction(&self) -> bool {
-        self.pipeline.is_empty() && self.status != Status::Idle
+        self.pipeline.is_empty() && (self.status != Status::Idle || self.segment != Segment::Synced)
     }
 
     /// Whether any of the client's words may have been executed on this server in this turn.
