@@ -88,4 +88,27 @@ on_every_major! {
         b.send([say::bind("", "s", &[Some(&long)]), say::execute("", 0), say::sync()]).await;
         assert_eq!(notation(&b.read_until_ready().await), "2 D C(SELECT 1) Z(I)");
     }
+
+    async fn a_flush_behind_a_prelude_brings_the_answers(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).identity().start().await;
+        let mut clients = [pgusher.client_for(A).await, pgusher.client_for(B).await];
+
+        for round in 0..2 {
+            for client in &mut clients {
+                let name = &format!("s{round}");
+                client.send([say::parse(name, "select $1::text"), say::describe_statement(name), say::flush()]).await;
+                assert_eq!(notation(&client.read_until(b'T').await), "1 t T");
+                let answer = client.ask([say::bind("", name, &[Some("x")]), say::execute("", 0), say::sync()]).await;
+                assert_eq!(answer, "2 D C(SELECT 1) Z(I)");
+            }
+            // While others wait for the server, in whatever pieces the words come.
+            let [a, b] = &mut clients;
+            a.rows("begin").await;
+            let name = &format!("t{round}");
+            b.send([say::parse(name, "select $1::text"), say::describe_statement(name), say::flush()]).await;
+            a.rows("commit").await;
+            assert_eq!(notation(&b.read_until(b'T').await), "1 t T");
+            assert_eq!(b.ask([say::sync()]).await, "Z(I)");
+        }
+    }
 }
