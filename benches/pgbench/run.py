@@ -414,8 +414,10 @@ def pgbench(bench, subject, workload, seconds):
             int(line.split(b" ", 3)[2]) for log in Path(directory).glob("pgbench_log.*") for line in log.open("rb")
         )
     failed = re.search(r"number of failed transactions: (\d+)", said)
-    if (failed and failed.group(1) != "0") or not latencies:
-        raise Failed("transactions failed")
+    if failed and failed.group(1) != "0":
+        raise Failed(f"{failed.group(1)} transactions failed")
+    if not latencies:
+        raise Failed("no transaction came to its end in time")
     return {
         "transactions": len(latencies),
         "tps": float(re.search(r"^tps = ([\d.]+)", said, re.M).group(1)),
@@ -447,6 +449,8 @@ def system_calls(bench, subject, clients):
     """System calls per transaction, counted by perf, or by strace, which slows what it counts."""
     perf, strace = shutil.which("perf"), shutil.which("strace")
     pid = str(subject.pid)
+    # Counted, not timed: enough of them, however slow the machine or strace is.
+    workload = Workload(f"system-calls@{clients}", clients, ["-S"], fixed=max(50, 1_000 // clients))
     with tempfile.NamedTemporaryFile(dir=bench.directory) as report:
         attempts = []
         if perf:
@@ -459,7 +463,10 @@ def system_calls(bench, subject, clients):
                 time.sleep(0.3)  # neither says when it has begun
                 if counter.poll() is not None:
                     continue
-                sample = pgbench(bench, subject, select("simple", clients), 1)
+                sample = pgbench(bench, subject, workload, 1)
+            except (Failed, subprocess.TimeoutExpired) as error:
+                say(f"system calls of {subject.name}: {error}")
+                continue
             finally:
                 if counter.poll() is None:
                     counter.send_signal(signal.SIGINT)
@@ -587,8 +594,9 @@ def markdown(report):
         rows = []
         for subject, result in report["footprint"].items():
             samples, size = result["samples"], result["binary"]
+            rest = middle(samples, "rest_kb")
             rows.append(
-                [subject, shown(middle(samples, "start_ms")), shown(middle(samples, "rest_kb") / 1024)]
+                [subject, shown(middle(samples, "start_ms")), shown(rest and rest / 1024)]
                 + [shown(middle(samples, "client_kb")), shown(size["file"] / 2**20)]
                 + [shown(size["stripped"] and size["stripped"] / 2**20)]
             )
@@ -664,7 +672,7 @@ def run_workloads(bench, subjects, options):
                     continue
                 try:
                     mine["samples"].append(measure(bench, subject, workload, options.seconds))
-                except Failed as error:
+                except (Failed, subprocess.TimeoutExpired) as error:
                     mine["samples"], mine["failed"] = [], str(error)
             say(f"{workload.name}: round {turn + 1} of {options.rounds}")
     return results
@@ -713,8 +721,11 @@ def main():
             }
             for turn in range(3):
                 for subject in poolers:
-                    sample = footprint(bench, subject, options.idle_clients)
-                    report["footprint"][subject.name]["samples"].append(sample)
+                    try:
+                        sample = footprint(bench, subject, options.idle_clients)
+                        report["footprint"][subject.name]["samples"].append(sample)
+                    except (Failed, subprocess.TimeoutExpired, OSError) as error:
+                        say(f"footprint of {subject.name}: {error}")
                 say(f"footprint: round {turn + 1} of 3")
         for subject in subjects:
             subject.start(bench)
