@@ -24,5 +24,7 @@ mod preludes;
 mod prepared;
 mod replication;
 mod session_state;
+mod server_trouble;
 mod simple;
+mod timeouts;
 mod transaction_mode;
