@@ -144,6 +144,8 @@
 //!   long answers a Sync first.
 //! - **[`demo`] uses nothing of ours.** What it shows has to be what a user's processes would see.
 
+#![forbid(unsafe_code)]
+
 pub mod app;
 pub mod auth;
 pub mod check;

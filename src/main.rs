@@ -1,5 +1,7 @@
 //! Parse, decide, run. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.
 
+#![forbid(unsafe_code)]
+
 use std::fmt::Display;
 use std::process::ExitCode;
 
