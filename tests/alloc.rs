@@ -2,6 +2,7 @@
 //!
 //! The count is watched like a test: a change that needs more must say so here.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 #![allow(
     unsafe_code,
     reason = "a GlobalAlloc can only be implemented so; it counts and hands on to the system's"

@@ -4,6 +4,8 @@
 //! socket, a thread or a log either. The test reads source text, so it costs nothing at run time and needs no tools;
 //! what it cannot read (`use {a, b}` at top level) it rejects.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! What holds for any conversation and any bytes.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 /// The simulation's model server says what it does; here it need not.

@@ -12,6 +12,8 @@
 //! `server 2` lends another server from the next turn on. A transcript that differs prints its first differing line;
 //! `TRANSCRIPTS=write` writes down what happens now, to be read before it is believed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs;

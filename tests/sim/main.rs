@@ -6,6 +6,7 @@
 //! A failure prints its seed. `SIM_SEED=17 cargo test --test sim` plays one world again, `SIM_TRACE=1` says
 //! all that happens in it; `SIM_SEEDS=0..5000` plays many.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 /// Says what happens, if `SIM_TRACE` is set.
