@@ -28,14 +28,16 @@ struct Inner {
 }
 
 impl Drain {
-    /// Runs a task that is waited for.
-    pub fn track(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task that is waited for until it drops its guard.
+    ///
+    /// The task keeps the guard itself because a future around it would be twice its size: once as it was given, once as it
+    /// is awaited.
+    pub fn track<F>(&self, task: impl FnOnce(Present) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         self.0.here.fetch_add(1, Ordering::AcqRel);
-        let guard = Present(self.0.clone());
-        drop(tokio::spawn(async move {
-            task.await;
-            drop(guard);
-        }));
+        drop(tokio::spawn(task(Present(self.0.clone()))));
     }
 
     /// Begins to drain.
@@ -63,7 +65,7 @@ impl Drain {
 }
 
 /// Counts one down when dropped, also by a panic.
-struct Present(Arc<Inner>);
+pub struct Present(Arc<Inner>);
 
 impl Drop for Present {
     fn drop(&mut self) {

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use tokio::time::timeout;
 
+use crate::drain::Present;
 use crate::names::ClientId;
 use crate::net::{Peer, Stream};
 use crate::pool::Lease;
@@ -39,8 +40,8 @@ use crate::session::{Clean, ClientState, Outcome};
 /// Times a turn is begun again when none of the client's words were executed.
 const TRIES: u32 = 3;
 
-/// Serves a client until it is gone.
-pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId) {
+/// Serves a client until it is gone; until then it is `_here`.
+pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here: Present) {
     let remote = stream.remote().map_or_else(|_| "gone".to_owned(), |remote| remote.to_string());
     match Box::pin(receive(&proxy, Peer::new(stream), id)).await {
         Arrival::Cancel(key) => {
@@ -99,7 +100,8 @@ impl Client {
                 break ended;
             }
         };
-        self.farewell(ended).await;
+        // Large and last: it is not kept room for while the client lives.
+        Box::pin(self.farewell(ended)).await;
     }
 
     /// Until there is something to do for a server.
@@ -348,7 +350,10 @@ impl Client {
         }
         let state = self.leave_state();
         let aim = is_busy.then(|| lease.cancel.aim());
-        self.proxy.drain.clone().track(async move { Box::pin(recover(lease, state, aim)).await });
+        self.proxy.drain.clone().track(move |here| async move {
+            recover(lease, state, aim).await;
+            drop(here);
+        });
     }
 
     /// The client's side of the conversation, for whoever finishes it.

@@ -80,7 +80,7 @@ impl Proxy {
         }
         let id = ClientId(self.next_client.fetch_add(1, Ordering::Relaxed));
         let drain = self.drain.clone();
-        drain.track(client::serve(self, stream, id));
+        drain.track(|here| client::serve(self, stream, id, here));
     }
 
     /// Tells every client to leave at its next transaction boundary.
