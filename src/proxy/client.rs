@@ -167,6 +167,9 @@ impl Client {
                     self.deny(&Denied::Cancelled);
                     return Ok(());
                 }
+                Spoken::Nothing(Some(sqlstate)) if attempt == TRIES && &sqlstate == b"57014" => {
+                    self.deny(&Denied::Hasty);
+                }
                 Spoken::Nothing(sqlstate) if attempt == TRIES => {
                     tracing::error!(client = %self.record.id, pool = %self.pool(), ?sqlstate, "prelude failed");
                     self.deny(&Denied::Prelude);

@@ -110,6 +110,8 @@ pub(super) enum Denied {
     Cancelled,
     /// A value for the identity that its pattern does not allow, at startup.
     IdentityPattern,
+    /// The client's own `statement_timeout` left no time for the prelude.
+    Hasty,
     /// The prelude failed, again and again.
     Prelude,
     /// Its startup settings were refused by the server, with these words.
@@ -144,6 +146,9 @@ impl Denied {
         let (sqlstate, message, hint) = match self {
             Self::Cancelled => {
                 (sqlstate::QUERY_CANCELED, "canceling statement due to user request".to_owned(), None)
+            }
+            Self::Hasty => {
+                (sqlstate::QUERY_CANCELED, "canceling statement due to statement timeout".to_owned(), None)
             }
             Self::Checkout(CheckoutError::Closed) => {
                 (sqlstate::ADMIN_SHUTDOWN, "the pool is being closed".to_owned(), None)
