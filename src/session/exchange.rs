@@ -53,6 +53,9 @@ use crate::wire::Buffers;
 use crate::wire::buffer;
 use crate::wire::write;
 
+/// How often a question that a timeout cut short is asked again.
+const MOST_QUESTIONS: u8 = 10;
+
 /// Witness that one server owes nothing and holds nothing of its client's.
 #[must_use]
 #[derive(Debug)]
@@ -101,8 +104,8 @@ pub enum Loss {
 enum Phase {
     /// The prelude is on its way with the first unit; the rest is held back.
     Barrier,
-    /// Our question is on its way; `guarded` is the second try.
-    Inspecting { guarded: bool },
+    /// Our question is on its way.
+    Inspecting,
     /// A turn has begun; nothing has been said.
     Ready,
     /// Between transactions.
@@ -238,6 +241,8 @@ pub struct Exchange {
     findings: Findings,
     is_just_proven: bool,
     question_failed: Option<[u8; 5]>,
+    /// How often the question was asked again.
+    questions: u8,
     /// What has been counted.
     pub tally: Tally,
 }
@@ -419,7 +424,7 @@ impl Exchange {
         match self.phase {
             Phase::Barrier => self.cursor > 0,
             Phase::Ready | Phase::Resting | Phase::Unwinding(_) => false,
-            Phase::Inspecting { .. } | Phase::Sweeping { .. } | Phase::Talking => true,
+            Phase::Inspecting | Phase::Sweeping { .. } | Phase::Talking => true,
         }
     }
 
@@ -428,7 +433,7 @@ impl Exchange {
     pub fn loses_state(&self) -> bool {
         let may_have_set = self.hints.any(Hints::SETS.with(Hints::STATE).with(Hints::OPAQUE));
         match self.phase {
-            Phase::Inspecting { .. } | Phase::Talking => self.is_kept || may_have_set,
+            Phase::Inspecting | Phase::Talking => self.is_kept || may_have_set,
             Phase::Barrier | Phase::Ready | Phase::Resting | Phase::Unwinding(_) => self.is_kept,
             Phase::Sweeping { .. } => false,
         }
@@ -472,9 +477,7 @@ impl Exchange {
         }
         match self.phase {
             Phase::Barrier | Phase::Ready | Phase::Resting => self.has_left.then_some(Outcome::ClientLeft),
-            Phase::Inspecting { guarded } => {
-                self.conclude_inspection(guarded, client, server, &mut buffers.outbox)
-            }
+            Phase::Inspecting => self.conclude_inspection(client, server, &mut buffers.outbox),
             Phase::Sweeping { .. } if self.question_failed.take().is_some() => {
                 Some(Outcome::Lost(Loss::Clean))
             }
@@ -495,8 +498,7 @@ impl Exchange {
 
     /// At rest inside a transaction block.
     fn conclude_open(&mut self, buffers: &mut Buffers) -> Option<Outcome> {
-        let ours =
-            matches!(self.phase, Phase::Unwinding(_) | Phase::Inspecting { .. } | Phase::Sweeping { .. });
+        let ours = matches!(self.phase, Phase::Unwinding(_) | Phase::Inspecting | Phase::Sweeping { .. });
         if self.is_abandoned || ours {
             self.ask_own(&mut buffers.outbox, |outbox| write::query(outbox, b"ROLLBACK"));
             return None;
@@ -567,7 +569,8 @@ impl Exchange {
         server: &ServerState,
         outbox: &mut BytesMut,
     ) -> Option<Outcome> {
-        self.phase = Phase::Inspecting { guarded };
+        self.phase = Phase::Inspecting;
+        self.questions = if guarded { self.questions + 1 } else { 0 };
         self.findings = Findings::default();
         self.question_failed = None;
         let custom = std::mem::take(&mut self.custom);
@@ -603,13 +606,13 @@ impl Exchange {
     /// The server has said what is left on it.
     fn conclude_inspection(
         &mut self,
-        guarded: bool,
         client: &mut ClientState,
         server: &mut ServerState,
         outbox: &mut BytesMut,
     ) -> Option<Outcome> {
         if let Some(sqlstate) = self.question_failed.take() {
-            if guarded || &sqlstate != b"57014" {
+            // A timeout of a millisecond may cut even the guard short: it is asked again.
+            if self.questions >= MOST_QUESTIONS || &sqlstate != b"57014" {
                 return Some(Outcome::Lost(Loss::Clean));
             }
             return self.inspect(true, client, server, outbox);

@@ -137,7 +137,7 @@ impl Exchange {
             tag::ERROR if self.phase == Phase::Barrier && header.len <= WHOLE => true,
             tag::ERROR => return Ok(header.len.min(HEADER + backend::ERROR_FRONT)),
             tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS | tag::READY_FOR_QUERY => true,
-            tag::DATA_ROW => matches!(self.phase, Phase::Inspecting { .. }),
+            tag::DATA_ROW => matches!(self.phase, Phase::Inspecting),
             _ => false,
         };
         if !is_whole {
@@ -194,7 +194,7 @@ impl Exchange {
                 }
             }
             (tag::DATA_ROW, Answer::Query | Answer::Execute) => {
-                if matches!(self.phase, Phase::Inspecting { .. }) {
+                if matches!(self.phase, Phase::Inspecting) {
                     self.findings.on_row(body).map_err(broken)?;
                 }
             }
