@@ -7,7 +7,6 @@
 //! # Refuses
 //! To try again: how long a client is willing to wait is known in [`crate::pool::Pool`].
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +41,14 @@ pub struct Shared {
     pub tuning: Tuning,
     /// Servers over all pools.
     pub total: Option<Arc<Cap>>,
+}
+
+/// SCRAM keys, and what they were derived from.
+struct Derived {
+    password: Secret,
+    salt: Box<[u8]>,
+    iterations: u32,
+    keys: ScramKeys,
 }
 
 /// The caps a pool's servers count against, from the narrowest to the widest.
@@ -81,7 +88,7 @@ pub(super) struct Manager {
     /// What the last client of this pool proved itself with, for pools without a password of their own.
     credential: Mutex<Option<Credential>>,
     /// SCRAM keys derived from the password, by salt and count: the derivation is meant to be slow.
-    keys: Mutex<HashMap<(Box<[u8]>, u32), (Secret, ScramKeys)>>,
+    keys: Mutex<Option<Derived>>,
     /// Bounds the connections being opened at once.
     opening: Semaphore,
     /// Connections being opened.
@@ -156,7 +163,7 @@ impl Manager {
 
     fn plan(&self) -> Result<LoginPlan, ConnectError> {
         let upstream = &self.upstream;
-        let mut parameters: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+        let mut parameters: Vec<Setting> = Vec::new();
         let mut add =
             |name: &str, value: &str| parameters.push((name.as_bytes().into(), value.as_bytes().into()));
         if let Some(name) = &upstream.application_name {
@@ -255,14 +262,13 @@ impl Manager {
         let Some(Credential::Password(password)) = credential else {
             return login.derive_keys().ok_or(ConnectError::NoPassword);
         };
-        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, keys)) = known.get(&(salt.clone(), iterations)).filter(|(of, _)| of == password) {
-            let _ = of;
-            return Ok(keys.clone());
+        let mut derived = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |of: &&Derived| of.salt == salt && of.iterations == iterations && of.password == *password;
+        if let Some(known) = derived.as_ref().filter(fits) {
+            return Ok(known.keys.clone());
         }
         let keys = login.derive_keys().ok_or(ConnectError::NoPassword)?;
-        known.clear();
-        known.insert((salt, iterations), (password.clone(), keys.clone()));
+        *derived = Some(Derived { password: password.clone(), salt, iterations, keys: keys.clone() });
         Ok(keys)
     }
 

@@ -202,7 +202,7 @@ impl Pool {
         let began = tokio::time::Instant::now();
         let deadline = began + self.settings.acquire_timeout;
         let mut timer = pin!(sleep_until(deadline));
-        let mut reserve = pin!(self.from_reserve(began));
+        let mut reserve = pin!(self.reserved(began));
         let mut again = pin!(None);
         let mut last_error = None;
         loop {
@@ -246,7 +246,7 @@ impl Pool {
     }
 
     /// A server of the reserve, after `reserve_timeout`; without a reserve, never.
-    async fn from_reserve(&self, began: tokio::time::Instant) -> Object<Manager> {
+    async fn reserved(&self, began: tokio::time::Instant) -> Object<Manager> {
         let Some(reserve) = &self.reserve else { return std::future::pending().await };
         sleep_until(began + self.settings.reserve_timeout).await;
         match reserve.get().await {

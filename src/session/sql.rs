@@ -84,6 +84,13 @@ pub enum Command {
     SetIdentity(Vec<u8>),
 }
 
+impl Command {
+    /// Whether it is about the identity.
+    pub fn is_identity(&self) -> bool {
+        matches!(self, Self::ResetIdentity { .. } | Self::SelectIdentity(_) | Self::SetIdentity(_))
+    }
+}
+
 /// All that is read from a text.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Reading {
@@ -100,8 +107,7 @@ pub fn read(text: &[u8], variable: &[u8]) -> Reading {
     let mut reading = Reading::default();
     let mut tokens = Tokens { text, at: 0 };
     let mut statements = 0usize;
-    loop {
-        let Some(first) = tokens.next() else { break };
+    while let Some(first) = tokens.next() {
         if first == Token::Symbol(b';') {
             continue;
         }
@@ -115,11 +121,8 @@ pub fn read(text: &[u8], variable: &[u8]) -> Reading {
     }
     if statements > 1 {
         // What stood alone does not any more: a command on the identity is then one we do not follow.
-        match reading.command.take() {
-            Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. }) => {
-                reading.hints = reading.hints.with(Hints::IDENTITY);
-            }
-            _ => {}
+        if reading.command.take().is_some_and(|command| command.is_identity()) {
+            reading.hints = reading.hints.with(Hints::IDENTITY);
         }
     }
     reading
@@ -156,10 +159,7 @@ fn statement(word: &[u8], tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
     reading.hints = reading.hints.with(hints);
     if single {
         reading.command = command;
-    } else if matches!(
-        command,
-        Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. })
-    ) {
+    } else if command.is_some_and(|command| command.is_identity()) {
         reading.hints = reading.hints.with(Hints::IDENTITY);
     }
     while let Some(token) = tokens.next() {

@@ -695,10 +695,7 @@ impl Exchange {
 
 /// Whether a text is one of the commands on the identity that the pooler answers outside of transactions.
 fn is_command_on_identity(reading: &Reading) -> bool {
-    matches!(
-        reading.command,
-        Some(Command::SetIdentity(_) | Command::SelectIdentity(_) | Command::ResetIdentity { .. })
-    )
+    reading.command.as_ref().is_some_and(Command::is_identity)
 }
 
 /// Whether a text changes the identity: what it means depends on whether it is inside a transaction block.
