@@ -12,13 +12,16 @@ mod harness;
 
 mod harness_selftest;
 
+mod auth;
 mod cancel;
 mod check;
 mod copy;
 mod demo;
+mod drain;
 mod drivers;
 mod extended;
 mod limits;
+mod listening;
 mod odd_servers;
 mod preludes;
 mod prepared;

@@ -1,0 +1,62 @@
+//! Told to end, it lets transactions finish; told twice, it ends.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Pgusher, Postgres, notation, say};
+use crate::on_every_major;
+
+on_every_major! {
+    async fn idle_clients_are_told_and_transactions_finish(postgres: Postgres) {
+        postgres.sql("create table t (a int); alter table t owner to app").await;
+        let mut pgusher = Pgusher::before(&postgres).start().await;
+        let (mut idle, mut inside, mut busy) = (pgusher.client().await, pgusher.client().await, pgusher.client().await);
+        inside.rows("begin; insert into t values (1)").await;
+        busy.send([say::query("select pg_sleep(0.5)")]).await;
+        postgres.until_asleep(1).await;
+
+        pgusher.terminate();
+        let farewell = idle.expect_close().await;
+        inside.rows("insert into t values (2)").await;
+        let committed = notation(&inside.query("commit").await);
+        let told = notation(&inside.expect_close().await);
+        let served = notation(&busy.read_until_ready().await);
+
+        assert_eq!(notation(&farewell), "E(57P01)");
+        assert_eq!(farewell[0].severity(), "FATAL");
+        assert_eq!((committed.as_str(), told.as_str()), ("C(COMMIT) Z(I)", "E(57P01)"));
+        assert_eq!(served, "T D C(SELECT 1) Z(I)");
+        assert_eq!(notation(&busy.expect_close().await), "E(57P01)");
+        assert!(pgusher.end().await.success());
+        assert_eq!(postgres.value("select count(*) from t").await, "2");
+        postgres.until_unused().await;
+    }
+
+    async fn a_second_signal_ends_at_once(postgres: Postgres) {
+        let mut pgusher = Pgusher::before(&postgres).start().await;
+        let mut inside = pgusher.client().await;
+        inside.rows("begin").await;
+        pgusher.terminate();
+        pgusher.until_logged("draining").await;
+
+        let began = Instant::now();
+        pgusher.terminate();
+        pgusher.end().await;
+
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        inside.expect_close().await;
+        postgres.until_unused().await;
+    }
+
+    async fn the_last_transactions_have_a_deadline(postgres: Postgres) {
+        let mut pgusher = Pgusher::before(&postgres).text("listen", "drain_timeout", "500ms").start().await;
+        let mut inside = pgusher.client().await;
+        inside.rows("begin").await;
+
+        pgusher.terminate();
+        let told = notation(&inside.expect_close().await);
+
+        assert_eq!(told, "E(57P01)");
+        assert!(pgusher.end().await.success());
+        postgres.until_unused().await;
+    }
+}
