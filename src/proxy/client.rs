@@ -130,7 +130,9 @@ impl Client {
                 Ok(Idle::NeedServer) => return Poll::Ready(Wish::Server),
                 Err(violation) => return Poll::Ready(Wish::End(Ended::ClientViolation(violation))),
             }
-            if handle.is_ordered(Order::Leave) || handle.is_ordered(Order::Die) {
+            // One that was admitted after the others were told to leave has not been told.
+            let must_leave = handle.is_ordered(Order::Leave) || self.proxy.drain.is_draining();
+            if must_leave || handle.is_ordered(Order::Die) {
                 return Poll::Ready(Wish::End(Ended::Drained));
             }
             let mut moved = false;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Pgusher, Postgres, notation, say};
+use crate::harness::{Pgusher, notation, say};
 use crate::on_every_major;
 
 on_every_major! {

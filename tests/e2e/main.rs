@@ -16,6 +16,7 @@ mod auth;
 mod cancel;
 mod check;
 mod copy;
+mod crowds;
 mod demo;
 mod drain;
 mod drivers;
