@@ -1,7 +1,7 @@
 //! A network between two peers, as slow and as broken as a test wants it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::Dice;
 use super::raw::dial;
 
 /// Listens on a port of its own and forwards to one address. Ends, with its connections, when dropped.
@@ -25,6 +26,8 @@ pub struct DelayProxy {
 struct Shared {
     upstream: SocketAddr,
     delay: AtomicU64, // microseconds, each way
+    jitter: AtomicU64, // microseconds, at most, on top of the delay
+    dice: Mutex<Dice>,
     chopped: AtomicBool,
     refusing: AtomicBool,
     paused: watch::Sender<bool>,
@@ -43,6 +46,8 @@ impl DelayProxy {
         let shared = Arc::new(Shared {
             upstream,
             delay: AtomicU64::new(micros(delay)),
+            jitter: AtomicU64::new(0),
+            dice: Mutex::new(Dice::new(Dice::seed())),
             chopped: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
             paused: watch::Sender::new(false),
@@ -62,6 +67,11 @@ impl DelayProxy {
 
     pub fn set_delay(&self, delay: Duration) {
         self.shared.delay.store(micros(delay), Ordering::Relaxed);
+    }
+
+    /// From now on each segment takes up to so much longer, by chance; their order is kept.
+    pub fn set_jitter(&self, most: Duration) {
+        self.shared.jitter.store(micros(most), Ordering::Relaxed);
     }
 
     /// From now on every byte travels in a segment of its own.
@@ -106,6 +116,17 @@ impl DelayProxy {
     /// Bytes from the server.
     pub fn downward(&self) -> usize {
         self.shared.downward.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn delay(&self) -> Duration {
+        let delay = self.delay.load(Ordering::Relaxed);
+        let jitter = match self.jitter.load(Ordering::Relaxed) {
+            0 => 0,
+            most => self.dice.lock().expect("dice nobody dropped").roll() % most,
+        };
+        Duration::from_micros(delay + jitter)
     }
 }
 
@@ -164,7 +185,7 @@ async fn forward(
             }
             let counter = if way == UP { &shared.upward } else { &shared.downward };
             counter.fetch_add(buffer.len(), Ordering::Relaxed);
-            let due = Instant::now() + Duration::from_micros(shared.delay.load(Ordering::Relaxed));
+            let due = Instant::now() + shared.delay();
             if sender.send((due, buffer.split().freeze())).is_err() {
                 return;
             }

@@ -14,6 +14,7 @@ pub mod activity;
 pub mod answer;
 pub mod compare;
 pub mod delay_proxy;
+pub mod dice;
 pub mod fake_server;
 pub mod frame;
 pub mod pgusher;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 
 pub use compare::{Comparison, same_answers};
 pub use delay_proxy::DelayProxy;
+pub use dice::Dice;
 pub use fake_server::FakeServer;
 pub use frame::{Frame, notation};
 pub use pgusher::Pgusher;

@@ -247,7 +247,8 @@ impl Postgres {
             let status = fs::read_to_string(&ready).unwrap_or_default();
             let mut lines = status.lines();
             let of_this_start = lines.next() == Some(&server.pid().to_string());
-            (of_this_start && lines.nth(6).is_some_and(|line| line.starts_with("ready"))).then_some(())
+            let status = lines.nth(6).unwrap_or_default();
+            (of_this_start && (status.starts_with("ready") || status.starts_with("standby"))).then_some(())
         })
         .await;
         self.private.as_mut().expect("a private server").server = Some(server);

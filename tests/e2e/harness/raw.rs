@@ -339,9 +339,10 @@ impl Raw {
     }
 
     /// Asks for the running query to be cancelled, on a connection of its own, and waits until that is closed.
-    pub async fn cancel(&self) {
+    pub fn cancel(&self) -> impl Future<Output = ()> + Send + use<> {
         let key = self.key.clone().expect("a peer that gave a key");
-        cancel(self.address.as_ref().expect("an address to cancel at"), &key).await;
+        let address = self.address.clone().expect("an address to cancel at");
+        async move { cancel(&address, &key).await }
     }
 
     /// Reads raw bytes, for what is not in frames: the answer to SSLRequest.
