@@ -98,7 +98,9 @@ impl ClientState {
         if memchr(b'\\', text).is_some() && !self.quotes_plainly() {
             // The text may end its strings elsewhere than it seems to.
             reading.hints = reading.hints.with(Hints::OPAQUE);
-            reading.command = None;
+            if reading.command.take().is_some_and(|command| command.is_identity()) {
+                reading.hints = reading.hints.with(Hints::IDENTITY);
+            }
         }
         reading
     }

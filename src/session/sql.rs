@@ -38,7 +38,7 @@ impl Hints {
     pub const STATE: Self = Self(64);
 
     /// Both.
-    pub fn with(self, other: Self) -> Self {
+    pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -215,8 +215,12 @@ fn set_config(tokens: &Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -
         return Hints::OPAQUE;
     }
     let name = look.next();
+    let is_known = !variable.is_empty();
+    let names_it = |token| matches!(token, Token::String(text) if is_known && text.eq_ignore_ascii_case(variable));
+    let mut mentions = name.is_some_and(|token| names_it(token) || (is_known && token == Token::Escaped));
     let (mut depth, mut last) = (1usize, None);
     for token in look.by_ref() {
+        mentions |= names_it(token);
         match token {
             Token::Symbol(b'(') => depth += 1,
             Token::Symbol(b')') => depth -= 1,
@@ -231,9 +235,8 @@ fn set_config(tokens: &Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -
         return Hints::default();
     }
     match name {
-        Some(Token::String(text)) if !variable.is_empty() && text.eq_ignore_ascii_case(variable) => {
-            Hints::SETS.with(Hints::IDENTITY)
-        }
+        // Also by a named argument, or in escapes that are not read here: then it might be.
+        _ if mentions => Hints::SETS.with(Hints::IDENTITY),
         Some(Token::String(text)) => {
             note_custom(text, custom);
             Hints::SETS
@@ -311,6 +314,8 @@ fn set(tokens: &mut Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> (
             }
             return (Hints::SETS, None);
         }
+        // A name in escapes might be the identity's.
+        None if !variable.is_empty() => return (Hints::SETS.with(Hints::IDENTITY), None),
         None => return (Hints::SETS, None),
     }
     *tokens = look;

@@ -164,10 +164,16 @@ impl Exchange {
         !may_talk || is_cleaning || self.has_left || self.is_in_lockstep() || self.pipeline.len() >= MOST_OWED
     }
 
-    /// Whether a unit must be answered before the next is heard: a claim that holds for one transaction ends with it.
+    /// Whether a unit must be answered before the next is heard. A claim that holds for one transaction ends with it; and
+    /// what may have changed the identity on the server must not reach the transaction behind it in the pipeline.
+    ///
+    /// Never amid a frame, and not in the barrier: there the first unit must follow the prelude, which is not answered before.
     fn is_in_lockstep(&self) -> bool {
-        self.is_one_shot
-            && self.phase != Phase::Barrier
+        const MAY_CHANGE: Hints =
+            Hints::IDENTITY.with(Hints::OPAQUE).with(Hints::RESETS_IDENTITY).with(Hints::SETS);
+        (self.is_one_shot || self.hints.any(MAY_CHANGE))
+            && self.phase == Phase::Talking
+            && self.client_rest == Rest::None
             && self.segment == Segment::Synced
             && !self.pipeline.is_empty()
             && !self.is_copying_in
