@@ -91,6 +91,11 @@ impl Claim {
         self.current = self.startup.clone();
     }
 
+    /// Whether it is not what the startup packet said.
+    pub fn is_changed(&self) -> bool {
+        self.current != self.startup
+    }
+
     /// A transaction has ended: under `scope = "transaction"` the claim ends with it.
     pub fn on_transaction_end(&mut self, scope: Scope) {
         if scope == Scope::Transaction {

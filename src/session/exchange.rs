@@ -514,9 +514,6 @@ impl Exchange {
         outbox: &mut BytesMut,
     ) -> Option<Outcome> {
         if self.has_spoken && !self.is_abandoned {
-            if self.hints.has(Hints::RESETS_IDENTITY) {
-                client.claim.reset();
-            }
             client.claim.on_transaction_end(client.rules.identity.scope);
             self.undo.clear();
         }
@@ -528,10 +525,17 @@ impl Exchange {
         if self.is_abandoned && client.rules.mode == Mode::Session {
             return self.sweep(true, outbox);
         }
-        if may_have_set || (self.hints.has(Hints::CLEANS) && has_some) {
+        let may_have_reset = self.may_have_reset_identity(client);
+        if may_have_set || may_have_reset || (self.hints.has(Hints::CLEANS) && has_some) {
             return self.inspect(false, client, server, outbox);
         }
         self.finish(client, server, outbox)
+    }
+
+    /// Whether the client may have put its identity back to what it began with; a ROLLBACK takes that back too, so the server
+    /// is asked.
+    fn may_have_reset_identity(&self, client: &ClientState) -> bool {
+        self.hints.has(Hints::RESETS_IDENTITY) && !self.is_one_shot && client.claim.is_changed()
     }
 
     /// Nothing more is to be asked.
@@ -579,7 +583,9 @@ impl Exchange {
             known.filter(|name| name.contains(&b'.')).chain(custom.iter().map(|name| &**name)).collect();
         names.sort_unstable();
         names.dedup();
-        self.ask_own(outbox, |outbox| inspect::ask(outbox, names.into_iter(), guarded));
+        let identity = &client.rules.identity;
+        let variable = (identity.enabled && self.may_have_reset_identity(client)).then_some(identity.variable.as_bytes());
+        self.ask_own(outbox, |outbox| inspect::ask(outbox, names.into_iter(), variable, guarded));
         self.custom = custom;
         None
     }
@@ -632,6 +638,9 @@ impl Exchange {
         if self.is_abandoned {
             let is_dirty = had_pins || !pins.is_empty() || has_foreign_plans || self.hints.has(Hints::OPAQUE);
             return if is_dirty { self.sweep(true, outbox) } else { self.finish(client, server, outbox) };
+        }
+        if self.may_have_reset_identity(client) && !findings.has_identity {
+            client.claim.reset();
         }
         client.wanted = self.wanted_after(findings.values, client);
         if self.is_trial {

@@ -54,12 +54,21 @@ SELECT pg_catalog.pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP";
 const SWEEP_ALL: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;\
 SELECT pg_catalog.pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP;DEALLOCATE ALL";
 
-/// Asks. `custom` are two-part settings, which PostgreSQL does not list; `guarded` after a timeout cut the question short.
-pub fn ask<'a>(outbox: &mut BytesMut, custom: impl Iterator<Item = &'a [u8]>, guarded: bool) {
+/// Asks. `custom` are two-part settings, which PostgreSQL does not list; `identity` the variable, if it may have been put back;
+/// `guarded` after a timeout cut the question short.
+pub fn ask<'a>(
+    outbox: &mut BytesMut,
+    custom: impl Iterator<Item = &'a [u8]>,
+    identity: Option<&'a [u8]>,
+    guarded: bool,
+) {
     let (before, after) = if guarded { GUARD } else { ("", "") };
     let mut sql = [before, QUESTION].concat().into_bytes();
-    for name in custom {
-        sql.extend_from_slice(b" UNION ALL SELECT 'custom',");
+    let custom = custom.map(|name| (&b"custom"[..], name));
+    for (kind, name) in custom.chain(identity.map(|name| (&b"identity"[..], name))) {
+        sql.extend_from_slice(b" UNION ALL SELECT ");
+        put_literal(&mut sql, kind);
+        sql.push(b',');
         put_literal(&mut sql, name);
         sql.extend_from_slice(b",pg_catalog.current_setting(");
         put_literal(&mut sql, name);
@@ -93,6 +102,8 @@ pub struct Findings {
     pub values: Values,
     /// What cannot follow the client.
     pub pins: Pins,
+    /// Whether the identity is there still.
+    pub has_identity: bool,
     /// How many statements there are by protocol; we know how many there should be.
     pub plans: usize,
 }
@@ -118,6 +129,7 @@ impl Findings {
             (b"custom", Some(value)) if !value.is_empty() => {
                 self.values.set(name, value);
             }
+            (b"identity", Some(value)) => self.has_identity = !value.is_empty(),
             (b"pin", _) => {
                 if let Some(pin) = Pin::ALL.into_iter().find(|pin| pin.name().as_bytes() == name) {
                     self.pins.insert(pin);
