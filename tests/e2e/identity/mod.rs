@@ -1,0 +1,57 @@
+//! The identity contract: every transaction runs with exactly the identity of the client that sent it.
+//!
+//! The property under test is *not executed*, rather than *undone* or *noticed*: no statement of a client's runs on a
+//! server unless that client's identity was committed there after anybody else's use of it. Two users, A and B, share a
+//! pool that is as small as can be, and neither ever sees, or acts as, the other.
+//!
+//! Every test carries the number of its line in the contract's list. Left out, because what they are about does not
+//! exist: signed tokens (55, 56), the login tier (57, 58), `doctor` (35), TLS (a transport of 60).
+
+mod cancels;
+mod claims;
+mod deaths;
+mod failures;
+mod leftovers;
+mod pipelines;
+mod servers;
+mod stage;
+mod statements;
+mod transactions;
+
+use stage::{A, B, ME, Setting, Stage, act, first_column, is, me};
+
+/// Makes of one scenario a test for each major, and one for each transport.
+#[macro_export]
+macro_rules! contract {
+    ($( $(#[$about:meta])* async fn $name:ident($setting:ident: Setting) $scenario:block )+) => { $(
+        $(#[$about])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            use $crate::harness::Postgres;
+            use $crate::identity::stage::{Setting, Transport};
+
+            async fn scenario($setting: Setting) $scenario
+
+            async fn on(major: u16, transport: Transport) {
+                let setting = Setting::new(Postgres::shared(major).await, transport).await;
+                Box::pin(scenario(setting)).await;
+            }
+
+            #[tokio::test]
+            async fn on_14() { on(14, Transport::Tcp).await }
+            #[tokio::test]
+            async fn on_15() { on(15, Transport::Tcp).await }
+            #[tokio::test]
+            async fn on_16() { on(16, Transport::Tcp).await }
+            #[tokio::test]
+            async fn on_17() { on(17, Transport::Tcp).await }
+            #[tokio::test]
+            async fn on_18() { on(18, Transport::Tcp).await }
+            #[tokio::test]
+            async fn over_unix_sockets() { on(17, Transport::Unix).await }
+            #[tokio::test]
+            async fn with_random_delays() { on(18, Transport::Jittery).await }
+        }
+    )+ };
+}

@@ -1,0 +1,493 @@
+//! The storm: more users than servers, and everything that can go wrong, at once.
+//!
+//! Each client is a program of its own, dealt out by a seed: autocommit, blocks, pipelines, prepared statements, COPY,
+//! errors, timeouts, identity switches, DISCARD ALL; beside it come cancels at any moment, and it may die in the middle,
+//! with FIN or RST. The oracle does not depend on what became of any of it: every row a client is shown must be its own,
+//! every statement must have run as who sent it, and what was acknowledged is there, once.
+//!
+//! `STORM_SEED=<number>` deals the same programs again; what the network and the scheduler make of them is their own.
+//! `STORM_SECONDS` is how long it lasts for each major.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::harness::raw::Target;
+use crate::harness::{Dice, Frame, Pgusher, Postgres, Raw, notation, say};
+
+const USERS: usize = 8;
+const CLIENTS: usize = 12;
+
+/// For each major and pool size, unless the environment says otherwise.
+const LASTS: Duration = Duration::from_secs(12);
+
+const ME: &str = "select current_setting('app.current_user_id', true)";
+
+const TABLES: &str = "
+create table notes (
+    id bigint generated always as identity primary key,
+    owner text not null default current_setting('app.current_user_id', true),
+    said text not null,
+    mark bigint not null
+);
+alter table notes enable row level security;
+alter table notes force row level security;
+create policy own on notes using (owner = current_setting('app.current_user_id')) with check (true);
+create index on notes (mark);
+create table audit (said text, owner text, who text, mark bigint, at_commit boolean);
+create function record() returns trigger language plpgsql security definer as $$
+begin
+    insert into public.audit
+    values (new.said, new.owner, current_setting('app.current_user_id', true), new.mark, tg_name = 'at_commit');
+    return null;
+end $$;
+create trigger at_once after insert on notes for each row execute function record();
+create constraint trigger at_commit after insert on notes
+    deferrable initially deferred for each row execute function record();
+create table copied (said text, who text default current_setting('app.current_user_id', true));
+grant select, insert on notes, copied to app;
+";
+
+/// What all clients of a storm count together.
+#[derive(Default)]
+struct Tally {
+    transactions: AtomicU64,
+    cancels: AtomicU64,
+    deaths: AtomicU64,
+    errors: AtomicU64,
+    over: AtomicBool,
+}
+
+fn user(number: usize) -> String {
+    format!("{0:02x}{0:02x}{0:02x}{0:02x}-0000-4000-8000-{0:012x}", number + 1)
+}
+
+/// One client's life, or several of them.
+struct Program {
+    dice: Dice,
+    target: Target,
+    tally: Arc<Tally>,
+    /// Who its next words are for.
+    who: usize,
+    /// Marks that were acknowledged, and so must be there; and those that may.
+    kept: Vec<u64>,
+    number: u64,
+    marks: u64,
+}
+
+/// What a unit must have come to, row by row.
+enum Expect {
+    /// Every row is this identity.
+    Me,
+    /// An INSERT of this mark, if it says so.
+    Written(u64),
+    /// Nothing to be checked but that it was answered.
+    Answered,
+}
+
+impl Program {
+    async fn run(&mut self) {
+        while !self.tally.over.load(Ordering::Relaxed) {
+            let mut client = self.login().await;
+            let lives = 20 + self.dice.below(200);
+            let mut named = false;
+            for _ in 0..lives {
+                if self.tally.over.load(Ordering::Relaxed) {
+                    break;
+                }
+                self.tally.transactions.fetch_add(1, Ordering::Relaxed);
+                match self.dice.below(100) {
+                    0..25 => self.autocommit(&mut client).await,
+                    25..40 => self.block(&mut client).await,
+                    40..55 => self.pipeline(&mut client).await,
+                    55..70 => self.prepared(&mut client, &mut named).await,
+                    70..80 => self.switch(&mut client).await,
+                    80..85 => self.error(&mut client).await,
+                    85..88 => self.timeout(&mut client).await,
+                    88..91 => self.copy(&mut client).await,
+                    91..93 => self.hostile(&mut client).await,
+                    93..94 => {
+                        self.exchange(&mut client, [say::query("discard all")], &[Expect::Answered], false).await;
+                        named = false;
+                        self.say_who(&mut client).await;
+                    }
+                    _ => self.cancelled(&mut client).await,
+                }
+            }
+            if self.dice.percent(60) {
+                self.die(client).await;
+            } else {
+                client.terminate().await;
+            }
+        }
+    }
+
+    async fn login(&mut self) -> Raw {
+        self.who = self.dice.below(USERS);
+        let target = self.target.clone().with("app.current_user_id", &user(self.who));
+        Raw::login(&target).await
+    }
+
+    fn me(&self) -> String {
+        user(self.who)
+    }
+
+    fn mark(&mut self) -> u64 {
+        self.marks += 1;
+        self.number << 32 | self.marks
+    }
+
+    fn insert(&self, mark: u64) -> String {
+        format!("insert into notes (said, mark) values ('{}', {mark})", self.me())
+    }
+
+    /// Rows of a client's own, and nobody else's; always the same shape as `ME`.
+    fn look(&mut self) -> String {
+        match self.dice.below(3) {
+            0 => "select owner from notes order by id desc limit 3".into(),
+            1 => "select said from notes order by mark limit 2".into(),
+            _ => ME.into(),
+        }
+    }
+
+    /// One unit in either protocol.
+    fn unit(&mut self, sql: &str) -> Bytes {
+        if self.dice.percent(50) {
+            say::query(sql)
+        } else {
+            say::join([say::extended(sql, &[]), say::sync()])
+        }
+    }
+
+    /// Sends units, hears as many answers, and checks each.
+    async fn exchange<const N: usize>(&mut self, client: &mut Raw, units: [Bytes; N], expected: &[Expect], may_fail: bool) {
+        client.send(units).await;
+        for expect in expected {
+            let answer = client.read_until_ready().await;
+            self.check(&answer, expect, may_fail);
+        }
+        client.forget();
+    }
+
+    fn check(&mut self, answer: &[Frame], expect: &Expect, may_fail: bool) {
+        let me = self.me();
+        let failed = answer.iter().any(|frame| frame.is(b'E'));
+        assert!(answer.last().is_some_and(|frame| frame.is(b'Z')), "closed: {}", notation(answer));
+        assert!(may_fail || !failed, "{me}: {:?}", answer.iter().find(|frame| frame.is(b'E')));
+        for row in answer.iter().filter(|frame| frame.is(b'D')).map(Frame::row) {
+            if matches!(expect, Expect::Me) {
+                assert_eq!(row[0].as_deref(), Some(&*me), "shown to {me}: {row:?}");
+            }
+        }
+        if failed {
+            self.tally.errors.fetch_add(1, Ordering::Relaxed);
+        } else if let Expect::Written(mark) = expect {
+            self.kept.push(*mark);
+        }
+    }
+
+    async fn autocommit(&mut self, client: &mut Raw) {
+        if self.dice.percent(50) {
+            let (mark, look) = (self.mark(), self.look());
+            let units = [self.insert(mark), look].map(|sql| self.unit(&sql));
+            for (unit, expect) in units.into_iter().zip([Expect::Written(mark), Expect::Me]) {
+                self.exchange(client, [unit], &[expect], false).await;
+            }
+        } else {
+            let look = self.look();
+            let unit = self.unit(&look);
+            self.exchange(client, [unit], &[Expect::Me], false).await;
+        }
+    }
+
+    async fn block(&mut self, client: &mut Raw) {
+        let mark = self.mark();
+        let (begin, insert, look) = (self.unit("begin"), self.insert(mark), self.look());
+        self.exchange(client, [begin], &[Expect::Answered], false).await;
+        let (insert, look) = (self.unit(&insert), self.unit(&look));
+        self.exchange(client, [insert, look], &[Expect::Answered, Expect::Me], false).await;
+        let commits = self.dice.percent(70);
+        let end = self.unit(if commits { "commit" } else { "rollback" });
+        let expect = if commits { Expect::Written(mark) } else { Expect::Answered };
+        self.exchange(client, [end], &[expect], false).await;
+    }
+
+    /// A transaction, and what comes behind it, in one write.
+    async fn pipeline(&mut self, client: &mut Raw) {
+        let (first, second) = (self.mark(), self.mark());
+        let (look, insert, other) = (self.look(), self.insert(first), self.insert(second));
+        let texts = [&*look, "begin", &insert, ME, "commit", &other, ME];
+        let units = texts.map(|sql| self.unit(sql));
+        let expected = [Expect::Me, Expect::Answered, Expect::Answered, Expect::Me, Expect::Written(first), Expect::Written(second), Expect::Me];
+        self.exchange(client, units, &expected, false).await;
+    }
+
+    /// The same names and texts as everybody else.
+    async fn prepared(&mut self, client: &mut Raw, named: &mut bool) {
+        if !*named {
+            let parses = say::join([
+                say::parse("me", ME),
+                say::parse("own", "select owner from notes where mark > $1 limit 2"),
+                say::sync(),
+            ]);
+            self.exchange(client, [parses], &[Expect::Answered], false).await;
+            *named = true;
+        }
+        let runs = say::join([
+            say::bind("", "me", &[]),
+            say::execute("", 0),
+            say::bind("", "own", &[Some("0")]),
+            say::execute("", 0),
+            say::sync(),
+        ]);
+        self.exchange(client, [runs], &[Expect::Me], false).await;
+    }
+
+    async fn say_who(&mut self, client: &mut Raw) {
+        let set = match self.dice.below(3) {
+            0 => say::query(&format!("set app.current_user_id = '{}'", self.me())),
+            1 => say::join([say::extended(&format!("SET app.current_user_id TO '{}'", self.me()), &[]), say::sync()]),
+            _ => say::join([
+                say::extended("select set_config('app.current_user_id', $1, false)", &[Some(&self.me())]),
+                say::sync(),
+            ]),
+        };
+        self.exchange(client, [set], &[Expect::Answered], false).await;
+    }
+
+    /// Becomes somebody else, in the middle of a pipeline too.
+    async fn switch(&mut self, client: &mut Raw) {
+        let before = self.me();
+        self.who = self.dice.below(USERS);
+        let me = self.me();
+        if self.dice.percent(50) {
+            self.say_who(client).await;
+            return;
+        }
+        let set = self.unit(&format!("set app.current_user_id = '{me}'"));
+        let looks = [ME, ME].map(|sql| self.unit(sql));
+        let [old, new] = looks;
+        client.send([old, set, new]).await;
+        for who in [Some(before), None, Some(me)] {
+            let answer = client.read_until_ready().await;
+            let rows: Vec<_> = answer.iter().filter(|frame| frame.is(b'D')).map(|frame| frame.row().remove(0)).collect();
+            assert!(!notation(&answer).contains("E("), "{}", notation(&answer));
+            assert!(who.is_none() || rows == [who.clone()], "{who:?} was shown {rows:?}");
+        }
+        client.forget();
+    }
+
+    async fn error(&mut self, client: &mut Raw) {
+        let mark = self.mark();
+        let failing = format!("{}; select 1/0", self.insert(mark));
+        let look = self.unit(ME);
+        self.exchange(client, [say::query(&failing)], &[Expect::Answered], true).await;
+        let begin = self.unit("begin");
+        let wrong = self.unit("select nothing_like_this");
+        let end = self.unit("commit");
+        self.exchange(client, [begin, wrong, end, look], &[Expect::Answered, Expect::Answered, Expect::Answered, Expect::Me], true).await;
+    }
+
+    async fn timeout(&mut self, client: &mut Raw) {
+        let mark = self.mark();
+        let slow = format!("set local statement_timeout = '1ms'; {}; select pg_sleep(0.02)", self.insert(mark));
+        self.exchange(client, [say::query(&slow)], &[Expect::Answered], true).await;
+    }
+
+    async fn copy(&mut self, client: &mut Raw) {
+        let row = Bytes::from(format!("{}\n", self.me()));
+        let ends = if self.dice.percent(70) { say::copy_done() } else { say::copy_fail("no") };
+        let data = say::copy_data(&row);
+        let look = self.unit(ME);
+        self.exchange(client, [say::query("copy copied (said) from stdin"), data, ends, look], &[Expect::Answered, Expect::Me], true).await;
+    }
+
+    /// Code that changes the identity behind the pooler's back: its own transaction, and nobody's after it.
+    async fn hostile(&mut self, client: &mut Raw) {
+        let other = user(self.dice.below(USERS));
+        let code = match self.dice.below(3) {
+            0 => format!("do $$ begin perform set_config('app.current_user_id', '{other}', false); end $$"),
+            1 => format!("select set_config('app.' || 'current_user_id', '{other}', false)"),
+            _ => "select query_to_xml('select set_config(''app.'' || ''current_user_id'', '''', false)', true, true, '')".into(),
+        };
+        let code = self.unit(&code);
+        self.exchange(client, [code], &[Expect::Answered], false).await;
+        let look = self.unit(ME);
+        self.exchange(client, [look], &[Expect::Me], false).await;
+    }
+
+    /// A cancel at any moment: before, in, or after what it was meant for.
+    async fn cancelled(&mut self, client: &mut Raw) {
+        self.tally.cancels.fetch_add(1, Ordering::Relaxed);
+        let mark = self.mark();
+        let insert = self.insert(mark);
+        let slow = if self.dice.percent(30) { format!("{insert}; select pg_sleep(0.002)") } else { insert };
+        let (unit, look) = (say::query(&slow), self.unit(ME));
+        client.send([unit, look]).await;
+        let wait = Duration::from_micros(self.dice.roll() % 3_000);
+        if self.dice.percent(70) {
+            tokio::time::sleep(wait).await; // a moment by chance is the point, not waiting for an event
+        }
+        client.cancel().await;
+        for expect in [Expect::Written(mark), Expect::Me] {
+            let answer = client.read_until_ready().await;
+            if let Some(error) = answer.iter().find(|frame| frame.is(b'E')) {
+                assert_eq!(error.sqlstate(), "57014", "{error:?}");
+            }
+            self.check(&answer, &expect, true);
+        }
+        client.forget();
+    }
+
+    /// In the middle of something.
+    async fn die(&mut self, mut client: Raw) {
+        self.tally.deaths.fetch_add(1, Ordering::Relaxed);
+        let mark = self.mark();
+        let insert = self.insert(mark);
+        let last = match self.dice.below(6) {
+            0 => vec![say::query("begin"), say::query(&insert)],
+            1 => vec![say::extended(&insert, &[])],
+            2 => vec![say::extended(&insert, &[]), say::flush()],
+            3 => vec![say::query("copy copied (said) from stdin"), say::copy_data(self.me().as_bytes())],
+            4 => vec![say::query("select repeat('x', 1000) from generate_series(1, 2000)")],
+            _ => vec![say::query(&format!("begin; {insert}; select pg_sleep(0.01)"))],
+        };
+        let last = say::join(last);
+        let cut = if self.dice.percent(30) { self.dice.below(last.len()) } else { last.len() };
+        let _ = client.try_send(&last[..cut]).await;
+        if self.dice.percent(50) { client.reset() } else { client.close().await }
+    }
+}
+
+/// Runs a storm before one server, and asks the oracle. Gives the number of transactions.
+async fn storm(major: u16, pool: usize, seed: u64, lasts: Duration) -> u64 {
+    let postgres = Postgres::shared(major).await;
+    postgres.sql(TABLES).await;
+    let pgusher = Pgusher::before(&postgres)
+        .pool_size(pool)
+        .identity()
+        .text("log", "level", "warn")
+        .set("listen", "workers", "2")
+        .start()
+        .await;
+    let tally = Arc::new(Tally::default());
+    let dice = Dice::new(seed ^ u64::from(major) << 8 ^ pool as u64);
+    let began = Instant::now();
+
+    let programs = (0..CLIENTS).map(|number| {
+        let mut program = Program {
+            dice: dice.branch(number),
+            target: pgusher.target(),
+            tally: Arc::clone(&tally),
+            who: 0,
+            kept: Vec::new(),
+            number: number as u64 + 1,
+            marks: 0,
+        };
+        tokio::spawn(async move {
+            program.run().await;
+            program.kept
+        })
+    });
+    let programs: Vec<_> = programs.collect();
+    tokio::time::sleep(lasts).await; // the storm's length, not a wait for an event
+    tally.over.store(true, Ordering::Relaxed);
+    let mut kept: Vec<u64> = Vec::new();
+    for program in programs {
+        kept.extend(program.await.unwrap_or_else(|error| panic!("seed {seed}, major {major}, pool of {pool}: {error}")));
+    }
+
+    let wrong = postgres
+        .sql("select said, owner, who, mark from audit where said is distinct from who or said is distinct from owner limit 10")
+        .await;
+    assert!(wrong.is_empty(), "seed {seed}: acted as another: {wrong:?}");
+    let wrong = postgres.sql("select said, who from copied where said is distinct from who limit 10").await;
+    assert!(wrong.is_empty(), "seed {seed}: copied as another: {wrong:?}");
+    let doubled = postgres.sql("select mark from notes group by mark having count(*) > 1 limit 10").await;
+    assert!(doubled.is_empty(), "seed {seed}: written twice: {doubled:?}");
+    postgres.sql("create table kept (mark bigint)").await;
+    for marks in kept.chunks(2_000) {
+        let values: Vec<_> = marks.iter().map(|mark| format!("({mark})")).collect();
+        postgres.sql(&format!("insert into kept values {}", values.join(","))).await;
+    }
+    let lost = postgres.sql("select mark from kept where not exists (select from notes where notes.mark = kept.mark) limit 10").await;
+    assert!(lost.is_empty(), "seed {seed}: acknowledged and lost: {lost:?}");
+    let done = tally.transactions.load(Ordering::Relaxed);
+    println!(
+        "PostgreSQL {major}, pool of {pool}: {done} programs' steps in {:.1?}, {} cancels, {} deaths, {} errors, {} rows kept; 0 wrong, 0 empty",
+        began.elapsed(),
+        tally.cancels.load(Ordering::Relaxed),
+        tally.deaths.load(Ordering::Relaxed),
+        tally.errors.load(Ordering::Relaxed),
+        kept.len(),
+    );
+    done
+}
+
+fn number_of(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
+
+/// 9, on one major: pools of one, two and three servers, one after the other.
+async fn storms(major: u16) {
+    let seed = number_of("STORM_SEED").unwrap_or_else(Dice::seed);
+    let lasts = number_of("STORM_SECONDS").map_or(LASTS, Duration::from_secs);
+    println!("STORM_SEED={seed}");
+    for pool in 1..=3 {
+        storm(major, pool, seed, lasts / 3).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heavy_storm_makes_nobody_another_on_14() {
+    storms(14).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heavy_storm_makes_nobody_another_on_15() {
+    storms(15).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heavy_storm_makes_nobody_another_on_16() {
+    storms(16).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heavy_storm_makes_nobody_another_on_17() {
+    storms(17).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heavy_storm_makes_nobody_another_on_18() {
+    storms(18).await;
+}
+
+/// 46: eight clients that are somebody else each time, on a pool of two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heavy_switching_per_request_makes_nobody_another() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = Pgusher::before(&postgres).pool_size(2).identity().text("log", "level", "warn").start().await;
+    let requests = number_of("SWITCHES").unwrap_or(10_000);
+
+    let clients = (0..8).map(|number| {
+        let target = pgusher.target();
+        tokio::spawn(async move {
+            let mut client = Raw::login(&target).await;
+            for round in 0..requests {
+                let who = user((round as usize + number) % 2);
+                client.send([say::query(&format!("set app.current_user_id = '{who}'")), say::query(ME)]).await;
+                let answer = client.read_until_ready_times(2).await;
+                let rows: Vec<_> = answer.iter().filter(|frame| frame.is(b'D')).map(Frame::row).collect();
+                assert_eq!(rows, [[Some(who)]], "request {round}: {}", notation(&answer));
+                client.forget();
+            }
+        })
+    });
+
+    for client in clients.collect::<Vec<_>>() {
+        client.await.expect("a client that is right each time");
+    }
+}
