@@ -272,7 +272,7 @@ impl Exchange {
             tag::QUERY => self.on_query(header, body, client, outbox).map_err(broken),
             tag::FUNCTION_CALL => {
                 self.end_unit(Unit::Query);
-                self.is_tainted |= self.segment == Segment::Open;
+                self.end_segment();
                 self.pipeline.push(Owed::client(Answer::Query));
                 Ok(Move::Pass)
             }
@@ -358,10 +358,16 @@ impl Exchange {
         // A Query ends the unnamed statement, and un-Synced messages with it.
         client.forget_unnamed();
         self.has_unnamed = false;
-        self.is_tainted |= self.segment == Segment::Open;
+        self.end_segment();
         self.end_unit(Unit::Query);
         self.pipeline.push(Owed::client(Answer::Query));
         Ok(Move::Pass)
+    }
+
+    /// A Query or a FunctionCall ends what came without a Sync before it; what that makes of the transaction differs by version.
+    fn end_segment(&mut self) {
+        self.is_tainted |= self.segment == Segment::Open;
+        self.segment = Segment::Synced;
     }
 
     /// Parse of a text too long to be kept: it goes by, and can be bound on this server only.
