@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::pgusher::Builder;
 use crate::harness::raw::{Address, Target};
-use crate::harness::{DelayProxy, Frame, Pgusher, Postgres, Raw, notation, say};
+use crate::harness::{DelayProxy, Frame, PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
 
 pub const A: &str = "0a0a0a0a-0000-4000-8000-00000000000a";
 pub const B: &str = "0b0b0b0b-0000-4000-8000-00000000000b";
@@ -69,6 +69,10 @@ impl Setting {
             Transport::Tcp => {}
             Transport::Unix => {
                 let socket = sockets.path().join(format!(".s.PGSQL.{}", pgusher.port()));
+                eventually("the pooler listens on its socket", PATIENCE, async || {
+                    tokio::net::UnixStream::connect(&socket).await.ok()
+                })
+                .await;
                 target.address = Address::Unix(socket);
             }
             Transport::Jittery => {
