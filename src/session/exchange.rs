@@ -584,7 +584,8 @@ impl Exchange {
         names.sort_unstable();
         names.dedup();
         let identity = &client.rules.identity;
-        let variable = (identity.enabled && self.may_have_reset_identity(client)).then_some(identity.variable.as_bytes());
+        let variable = (identity.enabled && self.may_have_reset_identity(client))
+            .then_some(identity.variable.as_bytes());
         self.ask_own(outbox, |outbox| inspect::ask(outbox, names.into_iter(), variable, guarded));
         self.custom = custom;
         None

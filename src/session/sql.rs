@@ -216,7 +216,8 @@ fn set_config(tokens: &Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -
     }
     let name = look.next();
     let is_known = !variable.is_empty();
-    let names_it = |token| matches!(token, Token::String(text) if is_known && text.eq_ignore_ascii_case(variable));
+    let names_it =
+        |token| matches!(token, Token::String(text) if is_known && text.eq_ignore_ascii_case(variable));
     let mut mentions = name.is_some_and(|token| names_it(token) || (is_known && token == Token::Escaped));
     let (mut depth, mut last) = (1usize, None);
     for token in look.by_ref() {

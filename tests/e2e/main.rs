@@ -31,6 +31,6 @@ mod replication;
 mod server_trouble;
 mod session_state;
 mod simple;
-mod timeouts;
 mod storm;
+mod timeouts;
 mod transaction_mode;

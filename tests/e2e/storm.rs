@@ -109,7 +109,8 @@ impl Program {
                     88..91 => self.copy(&mut client).await,
                     91..93 => self.hostile(&mut client).await,
                     93..94 => {
-                        self.exchange(&mut client, [say::query("discard all")], &[Expect::Answered], false).await;
+                        self.exchange(&mut client, [say::query("discard all")], &[Expect::Answered], false)
+                            .await;
                         named = false;
                         self.say_who(&mut client).await;
                     }
@@ -162,7 +163,13 @@ impl Program {
     }
 
     /// Sends units, hears as many answers, and checks each.
-    async fn exchange<const N: usize>(&mut self, client: &mut Raw, units: [Bytes; N], expected: &[Expect], may_fail: bool) {
+    async fn exchange<const N: usize>(
+        &mut self,
+        client: &mut Raw,
+        units: [Bytes; N],
+        expected: &[Expect],
+        may_fail: bool,
+    ) {
         client.send(units).await;
         for expect in expected {
             let answer = client.read_until_ready().await;
@@ -220,7 +227,15 @@ impl Program {
         let (look, insert, other) = (self.look(), self.insert(first), self.insert(second));
         let texts = [&*look, "begin", &insert, ME, "commit", &other, ME];
         let units = texts.map(|sql| self.unit(sql));
-        let expected = [Expect::Me, Expect::Answered, Expect::Answered, Expect::Me, Expect::Written(first), Expect::Written(second), Expect::Me];
+        let expected = [
+            Expect::Me,
+            Expect::Answered,
+            Expect::Answered,
+            Expect::Me,
+            Expect::Written(first),
+            Expect::Written(second),
+            Expect::Me,
+        ];
         self.exchange(client, units, &expected, false).await;
     }
 
@@ -248,7 +263,10 @@ impl Program {
     async fn say_who(&mut self, client: &mut Raw) {
         let set = match self.dice.below(3) {
             0 => say::query(&format!("set app.current_user_id = '{}'", self.me())),
-            1 => say::join([say::extended(&format!("SET app.current_user_id TO '{}'", self.me()), &[]), say::sync()]),
+            1 => say::join([
+                say::extended(&format!("SET app.current_user_id TO '{}'", self.me()), &[]),
+                say::sync(),
+            ]),
             _ => say::join([
                 say::extended("select set_config('app.current_user_id', $1, false)", &[Some(&self.me())]),
                 say::sync(),
@@ -272,7 +290,8 @@ impl Program {
         client.send([old, set, new]).await;
         for who in [Some(before), None, Some(me)] {
             let answer = client.read_until_ready().await;
-            let rows: Vec<_> = answer.iter().filter(|frame| frame.is(b'D')).map(|frame| frame.row().remove(0)).collect();
+            let rows: Vec<_> =
+                answer.iter().filter(|frame| frame.is(b'D')).map(|frame| frame.row().remove(0)).collect();
             assert!(!notation(&answer).contains("E("), "{}", notation(&answer));
             assert!(who.is_none() || rows == [who.clone()], "{who:?} was shown {rows:?}");
         }
@@ -287,12 +306,19 @@ impl Program {
         let begin = self.unit("begin");
         let wrong = self.unit("select nothing_like_this");
         let end = self.unit("commit");
-        self.exchange(client, [begin, wrong, end, look], &[Expect::Answered, Expect::Answered, Expect::Answered, Expect::Me], true).await;
+        self.exchange(
+            client,
+            [begin, wrong, end, look],
+            &[Expect::Answered, Expect::Answered, Expect::Answered, Expect::Me],
+            true,
+        )
+        .await;
     }
 
     async fn timeout(&mut self, client: &mut Raw) {
         let mark = self.mark();
-        let slow = format!("set local statement_timeout = '1ms'; {}; select pg_sleep(0.02)", self.insert(mark));
+        let slow =
+            format!("set local statement_timeout = '1ms'; {}; select pg_sleep(0.02)", self.insert(mark));
         self.exchange(client, [say::query(&slow)], &[Expect::Answered], true).await;
     }
 
@@ -301,7 +327,13 @@ impl Program {
         let ends = if self.dice.percent(70) { say::copy_done() } else { say::copy_fail("no") };
         let data = say::copy_data(&row);
         let look = self.unit(ME);
-        self.exchange(client, [say::query("copy copied (said) from stdin"), data, ends, look], &[Expect::Answered, Expect::Me], true).await;
+        self.exchange(
+            client,
+            [say::query("copy copied (said) from stdin"), data, ends, look],
+            &[Expect::Answered, Expect::Me],
+            true,
+        )
+        .await;
     }
 
     /// Code that changes the identity behind the pooler's back: its own transaction, and nobody's after it.
@@ -396,7 +428,11 @@ async fn storm(major: u16, pool: usize, seed: u64, lasts: Duration) -> u64 {
     tally.over.store(true, Ordering::Relaxed);
     let mut kept: Vec<u64> = Vec::new();
     for program in programs {
-        kept.extend(program.await.unwrap_or_else(|error| panic!("seed {seed}, major {major}, pool of {pool}: {error}")));
+        kept.extend(
+            program
+                .await
+                .unwrap_or_else(|error| panic!("seed {seed}, major {major}, pool of {pool}: {error}")),
+        );
     }
 
     let wrong = postgres
@@ -427,7 +463,9 @@ async fn storm(major: u16, pool: usize, seed: u64, lasts: Duration) -> u64 {
 }
 
 fn number_of(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+    std::env::var(variable)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 
 /// 9, on one major: pools of one, two and three servers, one after the other.
@@ -469,7 +507,8 @@ async fn a_heavy_storm_makes_nobody_another_on_18() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heavy_switching_per_request_makes_nobody_another() {
     let postgres = Postgres::shared(18).await;
-    let pgusher = Pgusher::before(&postgres).pool_size(2).identity().text("log", "level", "warn").start().await;
+    let pgusher =
+        Pgusher::before(&postgres).pool_size(2).identity().text("log", "level", "warn").start().await;
     let requests = number_of("SWITCHES").unwrap_or(10_000);
 
     let clients = (0..8).map(|number| {
@@ -478,7 +517,9 @@ async fn heavy_switching_per_request_makes_nobody_another() {
             let mut client = Raw::login(&target).await;
             for round in 0..requests {
                 let who = user((round as usize + number) % 2);
-                client.send([say::query(&format!("set app.current_user_id = '{who}'")), say::query(ME)]).await;
+                client
+                    .send([say::query(&format!("set app.current_user_id = '{who}'")), say::query(ME)])
+                    .await;
                 let answer = client.read_until_ready_times(2).await;
                 let rows: Vec<_> = answer.iter().filter(|frame| frame.is(b'D')).map(Frame::row).collect();
                 assert_eq!(rows, [[Some(who)]], "request {round}: {}", notation(&answer));

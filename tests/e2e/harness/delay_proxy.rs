@@ -1,8 +1,8 @@
 //! A network between two peers, as slow and as broken as a test wants it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +25,7 @@ pub struct DelayProxy {
 
 struct Shared {
     upstream: SocketAddr,
-    delay: AtomicU64, // microseconds, each way
+    delay: AtomicU64,  // microseconds, each way
     jitter: AtomicU64, // microseconds, at most, on top of the delay
     dice: Mutex<Dice>,
     chopped: AtomicBool,

@@ -143,7 +143,9 @@ async fn first_unit(peer: &mut FakeClient, heard: &Heard) -> Option<()> {
 }
 
 /// A pooler before a server that serves each connection's first unit as `serve` says.
-async fn scripted<Served>(serve: impl Fn(FakeClient, Heard) -> Served + Clone + Send + 'static) -> (FakeServer, Pgusher, Heard)
+async fn scripted<Served>(
+    serve: impl Fn(FakeClient, Heard) -> Served + Clone + Send + 'static,
+) -> (FakeServer, Pgusher, Heard)
 where
     Served: Future<Output = ()> + Send + 'static,
 {
@@ -235,10 +237,15 @@ async fn nothing_behind_the_first_unit_is_said_before_the_injection_is_proven() 
         assert_eq!(server.connections(), 1, "step {step}");
         let heard = heard.lock().unwrap()[0].clone();
         let sync = heard.iter().position(|frame| frame.is(b'S')).expect("a Sync");
-        let before: Vec<_> = heard[..sync].iter().filter(|frame| frame.is(b'Q')).map(Frame::strings).collect();
+        let before: Vec<_> =
+            heard[..sync].iter().filter(|frame| frame.is(b'Q')).map(Frame::strings).collect();
         assert_eq!(before.len(), 1, "step {step}: {before:?}");
         assert_eq!(before[0][0], "select 'first'");
-        assert_eq!(heard[sync + 1].is(b'Q') && heard[sync + 1].body.starts_with(b"ROLLBACK"), step > 2, "step {step}");
+        assert_eq!(
+            heard[sync + 1].is(b'Q') && heard[sync + 1].body.starts_with(b"ROLLBACK"),
+            step > 2,
+            "step {step}"
+        );
     }
 }
 
@@ -252,7 +259,8 @@ async fn a_server_that_dies_is_asked_again_elsewhere_only_if_it_says_so_before_t
                 return serve_rest(&mut peer).await;
             }
             if first_unit(&mut peer, &heard).await.is_some() {
-                let fatal = answer::error_of("FATAL", "57P01", "terminating connection due to administrator command");
+                let fatal =
+                    answer::error_of("FATAL", "57P01", "terminating connection due to administrator command");
                 let last = says_so.then_some(fatal);
                 peer.send(prelude_answers()[..step].iter().cloned().chain(last)).await;
             }
@@ -264,7 +272,11 @@ async fn a_server_that_dies_is_asked_again_elsewhere_only_if_it_says_so_before_t
         let answer = notation(&client.read_until(b'Z').await);
 
         if says_so && step < PRELUDE.len() {
-            assert_eq!((answer.as_str(), server.connections()), ("T D C(SELECT 1) Z(I)", 2), "dead at step {step}");
+            assert_eq!(
+                (answer.as_str(), server.connections()),
+                ("T D C(SELECT 1) Z(I)", 2),
+                "dead at step {step}"
+            );
         } else {
             assert!(answer.starts_with("E("), "dead at step {step}, says so: {says_so}: {answer}");
             assert_eq!(server.connections(), 1, "{:?}", heard.lock().unwrap());
@@ -330,7 +342,11 @@ async fn what_servers_say_unasked_amid_the_injection_reaches_the_client_and_brea
 
     for _ in 0..3 {
         let answer = client.query("select 1").await;
-        let own: Vec<_> = answer.iter().filter(|frame| !frame.is(b'N') && !frame.is(b'S') && !frame.is(b'A')).cloned().collect();
+        let own: Vec<_> = answer
+            .iter()
+            .filter(|frame| !frame.is(b'N') && !frame.is(b'S') && !frame.is(b'A'))
+            .cloned()
+            .collect();
         assert_eq!(notation(&own), "T D C(SELECT 1) Z(I)", "{}", notation(&answer));
     }
     assert_eq!(client.parameters["TimeZone"], "Mars/Olympus");

@@ -54,9 +54,11 @@ impl Setting {
             Transport::Tcp => {}
             Transport::Unix => {
                 let directory = format!("{:?}", postgres.socket_dir().display().to_string());
-                builder = builder
-                    .of_database("host", &directory)
-                    .text("listen", "unix_socket_dir", &sockets.path().display().to_string());
+                builder = builder.of_database("host", &directory).text(
+                    "listen",
+                    "unix_socket_dir",
+                    &sockets.path().display().to_string(),
+                );
             }
             Transport::Jittery => {
                 networks.push(jittery(postgres.address()).await);
