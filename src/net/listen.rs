@@ -117,3 +117,26 @@ impl Drop for Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_file_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(std::os::unix::net::UnixListener::bind(directory.path().join(".s.PGSQL.1")).unwrap());
+
+        assert!(Listener::unix(directory.path(), 1, 0o700).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_somebody_listens_on_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = Listener::unix(directory.path(), 1, 0o700).unwrap();
+
+        let second = Listener::unix(directory.path(), 1, 0o700);
+
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}

@@ -1,5 +1,7 @@
 //! Servers that are down, full, restarted, killed: what clients notice, and that it is over when it is over.
 
+use std::process::Command;
+
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -65,6 +67,25 @@ on_every_major! {
         assert!(pgusher.log().contains("password authentication failed for user \\\"app\\\"")
             || pgusher.log().contains("password authentication failed for user \"app\""), "{}", pgusher.log());
     }
+}
+
+/// 57P03 is passing: it is tried again, and told in the end.
+#[tokio::test]
+async fn a_server_that_is_starting_up_says_so() {
+    let server = FakeServer::start(|mut client| async move {
+        client.startup().await;
+        client.send([answer::error_of("FATAL", "57P03", "the database system is starting up")]).await;
+    })
+    .await;
+    let pgusher =
+        Pgusher::before_address(server.address()).text("pool", "acquire_timeout", "700ms").start().await;
+
+    let mut client = Raw::connect(&pgusher.target().address).await;
+    let refusal = client.try_login(&pgusher.target()).await.unwrap_err();
+
+    assert_eq!(refusal.sqlstate(), "57P03");
+    assert_eq!(refusal.message(), "the database system is starting up");
+    assert!(server.connections() > 1);
 }
 
 #[tokio::test]
@@ -169,9 +190,17 @@ async fn a_server_that_dies_before_it_has_said_what_was_set_takes_the_session_wi
     assert_eq!((told.as_str(), farewell.as_str()), ("C(SET) Z(I)", "E(08006)"));
 }
 
+/// What is killed, with a signal that leaves no time for last words.
+#[derive(Clone, Copy)]
+enum Blow {
+    /// One process; the others are ended by PostgreSQL itself, which then recovers.
+    Backend,
+    Server,
+}
+
 #[tokio::test]
 async fn a_server_killed_under_heavy_load_is_left_and_found_again() {
-    for major in [14, 18] {
+    for (major, blow) in [(14, Blow::Server), (18, Blow::Server), (14, Blow::Backend), (18, Blow::Backend)] {
         let mut postgres = Postgres::private(major, &[("synchronous_commit", "on")], "").await;
         postgres.sql("create table done (id bigint primary key); alter table done owner to app").await;
         let pgusher = Pgusher::before(&postgres).pool_size(5).start().await;
@@ -183,8 +212,7 @@ async fn a_server_killed_under_heavy_load_is_left_and_found_again() {
             .collect();
 
         postgres.until("select count(*) > 100 from done", "t").await;
-        postgres.kill9().await;
-        postgres.start().await;
+        strike(blow, &mut postgres).await;
         let kept: i64 = postgres.value("select count(*) from done").await.parse().unwrap();
         postgres.until(&format!("select count(*) > {} from done", kept + 100), "t").await;
         is_over.send_replace(true);
@@ -199,6 +227,25 @@ async fn a_server_killed_under_heavy_load_is_left_and_found_again() {
         assert_eq!(found, acknowledged.len().to_string(), "of what was acknowledged");
         assert!(postgres.servers_of("app").await <= 5);
         assert!(!pgusher.log().contains("panicked"), "{}", pgusher.log());
+    }
+}
+
+/// Kills, and waits until PostgreSQL serves again.
+async fn strike(blow: Blow, postgres: &mut Postgres) {
+    let before = postgres.log().matches("ready to accept connections").count();
+    match blow {
+        Blow::Backend => {
+            let pid = postgres.value("select pid from pg_stat_activity where usename = 'app' limit 1").await;
+            assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+            eventually("PostgreSQL has recovered", PATIENCE, async || {
+                (postgres.log().matches("ready to accept connections").count() > before).then_some(())
+            })
+            .await;
+        }
+        Blow::Server => {
+            postgres.kill9().await;
+            postgres.start().await;
+        }
     }
 }
 
