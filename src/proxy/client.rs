@@ -44,12 +44,14 @@ const TRIES: u32 = 3;
 pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here: Present) {
     let remote = stream.remote().map_or_else(|_| "gone".to_owned(), |remote| remote.to_string());
     match Box::pin(receive(&proxy, Peer::new(stream), id)).await {
-        Arrival::Cancel(key) => {
+        Arrival::Cancel(key, peer) => {
             if let Some(aim) = proxy.clients.cancel(&key)
                 && let Err(error) = Box::pin(deliver(aim)).await
             {
                 tracing::warn!(client = %id, %remote, %error, "cancel request could not be delivered");
             }
+            // Closed only now: who asked sends its next statement when it sees this, and must not have that cancelled.
+            drop(peer);
         }
         Arrival::Lost(reason) => tracing::info!(client = %id, %remote, reason, "login abandoned"),
         Arrival::Refused(reason) => tracing::warn!(client = %id, %remote, reason, "login refused"),

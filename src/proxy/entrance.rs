@@ -48,8 +48,8 @@ pub(super) struct Guest {
 
 /// How a client's way in ended.
 pub(super) enum Arrival {
-    /// It wanted somebody's query cancelled.
-    Cancel(ClientKey),
+    /// It wanted somebody's query cancelled. It waits for its connection to be closed, and takes that for "done".
+    Cancel(ClientKey, Option<Box<Peer>>),
     /// It went away, or took too long, or broke the protocol; it has been told what there was to tell.
     Lost(&'static str),
     /// It is not let in; it has been told why.
@@ -83,6 +83,7 @@ struct Proven {
 pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) -> Arrival {
     let proven = match timeout(proxy.settings.login_timeout, open(proxy, &mut peer)).await {
         Ok(Ok(proven)) => proven,
+        Ok(Err(Arrival::Cancel(key, _))) => return Arrival::Cancel(key, Some(Box::new(peer))),
         Ok(Err(arrival)) => {
             let _ = timeout(proxy.settings.login_timeout, peer.close()).await;
             return arrival;
@@ -116,7 +117,7 @@ async fn open(proxy: &Proxy, peer: &mut Peer) -> Result<Proven, Arrival> {
         let buffers = &mut peer.buffers;
         let step = opening.on_input(&mut buffers.inbox, &mut buffers.outbox);
         match step.map_err(|error| refuse(peer, &error))? {
-            Step::Cancel(key) => return Err(Arrival::Cancel(key)),
+            Step::Cancel(key) => return Err(Arrival::Cancel(key, None)),
             Step::Encryption(_) => {
                 let declined = opening.decline_encryption(&mut peer.buffers.outbox);
                 declined.map_err(|error| refuse(peer, &error))?;
