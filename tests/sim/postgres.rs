@@ -571,9 +571,10 @@ impl Postgres {
             rows.push(vec!["pin".into(), (*pin).to_owned(), String::new()]);
         }
         rows.push(vec!["plans".into(), String::new(), self.plans().to_string()]);
-        for custom in sql.split("SELECT 'custom',E'").skip(1) {
-            let name = custom.split('\'').next().unwrap();
-            rows.push(vec!["custom".into(), name.into(), self.value(name)]);
+        for asked in sql.split("SELECT E'").skip(1) {
+            let mut texts = asked.split('\'');
+            let (kind, name) = (texts.next().unwrap(), texts.nth(1).unwrap());
+            rows.push(vec![kind.into(), name.into(), self.value(name)]);
         }
         let tag = format!("SELECT {}", rows.len());
         Reply::Rows(rows, tag)

@@ -427,6 +427,9 @@ impl Exchange {
         self.segment = Segment::Open;
         let owed = Owed::client(Answer::Parse).about(number);
         if is_there {
+            if self.status == Status::Failed || self.pipeline.owes_an_end() {
+                self.probe(parse.definition, outbox);
+            }
             self.pipeline.push(owed.by(Origin::Supplied));
         } else {
             put_parse(outbox, named.statement.server_name().as_bytes(), parse.definition);
@@ -434,6 +437,14 @@ impl Exchange {
             self.pipeline.push(owed);
         }
         Ok(Move::Done(frame.len()))
+    }
+
+    /// Has the server parse a text that it knows, without keeping it: in a failed transaction it refuses, as it would refuse
+    /// the client's own Parse.
+    fn probe(&mut self, definition: &[u8], outbox: &mut BytesMut) {
+        put_parse(outbox, b"", definition);
+        self.has_unnamed = false;
+        self.pipeline.push(Owed::client(Answer::Parse).by(Origin::Injected));
     }
 
     /// Makes the server's unnamed statement one that is answered as `DEALLOCATE name`: the name is ours to forget, so the
