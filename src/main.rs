@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         Some(Command::Check { connect }) => with_config(&cli.flags, |config| check(config, connect)),
         None => with_config(&cli.flags, |config| {
             telemetry::log::start(&config.log);
+            for variable in Surroundings::of_process().upcoming() {
+                tracing::warn!(variable, "ignored: this build serves no metrics yet");
+            }
             ended(app::run(config))
         }),
     }

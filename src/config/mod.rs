@@ -33,7 +33,7 @@ mod value;
 mod word;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,6 +81,11 @@ pub struct Surroundings {
 pub type ReadFile = dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
 impl Surroundings {
+    /// The variables that are set for a feature that is not there yet: to be warned of.
+    pub fn upcoming(&self) -> impl Iterator<Item = &'static str> {
+        environment::UPCOMING.into_iter().filter(|name| self.environment.contains_key(OsStr::new(name)))
+    }
+
     /// Those of this process.
     pub fn of_process() -> Self {
         Self { environment: std::env::vars_os().collect(), read_file: Box::new(|path| std::fs::read(path)) }
