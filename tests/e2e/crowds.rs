@@ -1,4 +1,7 @@
-//! Thousands of clients at once: logins in a burst, and clients that say nothing.
+//! Much at once: logins in a burst, thousands of clients that say nothing, readers that do not read, a row of a gigabyte.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -78,4 +81,26 @@ async fn a_slow_reader_holds_bounded_memory_and_no_finished_server() {
     let mut other = pgusher.client().await;
 
     assert_eq!(other.value("select 'has the server'").await, "has the server");
+}
+
+/// As large as PostgreSQL makes them: nobody but the reader holds it.
+#[tokio::test]
+async fn a_row_of_a_gigabyte_streams_in_bounded_memory_heavy() {
+    const LETTERS: usize = 1_000_000_000;
+    let postgres = Postgres::shared(18).await;
+    let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+    pgusher.client().await.rows("select 1").await;
+    let before = pgusher.resident();
+    let raw::Address::Tcp(address) = pgusher.target().address else { panic!("it listens on TCP") };
+    let mut stream = TcpStream::connect(address).unwrap();
+    let hello = [pgusher.target().startup(), say::query(&format!("select repeat('x', {LETTERS})"))];
+    stream.write_all(&hello.concat()).unwrap();
+
+    let (mut received, mut most, mut chunk) = (0, 0, vec![0; 1 << 20]);
+    while received < LETTERS {
+        received += stream.read(&mut chunk).unwrap();
+        most = most.max(pgusher.resident());
+    }
+
+    assert!(most < before + (16 << 20), "{before} bytes before, {most} at most");
 }
