@@ -64,6 +64,8 @@ pub fn discard(inbox: &mut BytesMut, count: usize) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "a test may panic")]
+
     use super::*;
 
     #[test]

@@ -17,8 +17,11 @@ use pgusher::session::{
 };
 use pgusher::wire::{Buffers, Header, backend, control, frontend, startup, write};
 
+/// Takes any bytes, and must not panic.
+pub type Target = fn(&[u8]);
+
 /// Every target, by the name of its corpus.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub const ALL: [(&str, Target); 6] = [
     ("exchange_client", exchange_client),
     ("exchange_server", exchange_server),
     ("scan", scan),

@@ -222,7 +222,7 @@ impl Postgres {
                 if self.block == Block::Implicit {
                     self.commit();
                 }
-                return self.ready();
+                self.ready()
             }
             tag::TERMINATE => self.is_dead = true,
             _ if self.is_skipping => {}

@@ -160,7 +160,7 @@ pub struct Statistics {
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let is_calm = seed % 4 == 0;
+        let is_calm = seed.is_multiple_of(4);
         let is_denying = !is_calm && random.below(4) == 0;
         let is_one_shot = random.below(4) == 0;
         let weather = if is_calm {

@@ -31,7 +31,7 @@ pub(crate) async fn with_sqlx(url: &str) -> Result<(), Failure> {
 /// tokio-postgres: when connecting, or on its own and outside a transaction.
 pub(crate) async fn with_tokio_postgres(url: &str) -> Result<(), Failure> {
     let mut config: Config = url.parse()?;
-    config.options(&format!("-c app.current_user_id={ADA}"));
+    config.options(format!("-c app.current_user_id={ADA}"));
     let (client, connection) = config.connect(NoTls).await?;
     let driven = tokio::spawn(connection);
 

@@ -286,7 +286,7 @@ contract! {
         let switching = async |offset: usize| {
             let mut client = stage.client().await;
             for round in 0..60 {
-                let who = if (round + offset) % 2 == 0 { A } else { B };
+                let who = if (round + offset).is_multiple_of(2) { A } else { B };
                 if round % 3 == 0 {
                     client.send([say::query(&format!("set app.current_user_id = '{who}'"))]).await;
                 } else {
