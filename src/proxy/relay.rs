@@ -172,7 +172,7 @@ impl Watch {
             return Poll::Ready(Ended::Ordered);
         }
         let Some(timer) = &mut self.timer else { return Poll::Pending };
-        let step = if exchange.is_busy() { Step::Server(exchange.tally.queries) } else { Step::Client };
+        let step = if exchange.is_busy() { Step::Server(exchange.answered()) } else { Step::Client };
         if step != self.step.0 {
             self.step = (step, Instant::now());
         }

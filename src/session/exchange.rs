@@ -174,19 +174,6 @@ impl Undo {
     }
 }
 
-/// What has been counted since it was last taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
-    /// Errors of the server's that reached the client.
-    pub errors: u64,
-    /// Preludes proven.
-    pub preludes: u64,
-    /// Units of the client's answered.
-    pub queries: u64,
-    /// Sweeps done.
-    pub sweeps: u64,
-}
-
 /// One client and one server, talking.
 #[derive(Default)]
 pub struct Exchange {
@@ -243,8 +230,8 @@ pub struct Exchange {
     question_failed: Option<[u8; 5]>,
     /// How often the question was asked again.
     questions: u8,
-    /// What has been counted.
-    pub tally: Tally,
+    /// Units of the client's answered so far: a new one is a new query for its deadline.
+    answered: u64,
 }
 
 impl Exchange {
@@ -407,6 +394,11 @@ impl Exchange {
         !self.is_holding_back()
     }
 
+    /// Units of the client's answered so far.
+    pub fn answered(&self) -> u64 {
+        self.answered
+    }
+
     /// Whether the server is at work for the client.
     pub fn is_busy(&self) -> bool {
         !self.pipeline.is_empty()
@@ -483,7 +475,6 @@ impl Exchange {
             }
             Phase::Sweeping { with_statements } => {
                 server.on_swept(with_statements);
-                self.tally.sweeps += 1;
                 Some(Outcome::Settled(self.settle(server)))
             }
             Phase::Talking => self.conclude_talk(client, server, &mut buffers.outbox),

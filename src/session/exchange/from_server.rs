@@ -95,7 +95,6 @@ impl Exchange {
                 // What was kept has been said.
                 buffer::discard(&mut client_buffers.inbox, std::mem::take(&mut self.cursor));
                 server.applied = client.wanted.clone();
-                self.tally.preludes += 1;
                 if !self.changes_settings {
                     tell(client, server, outbox);
                 }
@@ -190,7 +189,7 @@ impl Exchange {
                 self.is_copying_in = false;
                 self.pipeline.pop();
                 if fate == Fate::Forward {
-                    self.tally.queries += 1;
+                    self.answered += 1;
                 }
             }
             (tag::DATA_ROW, Answer::Query | Answer::Execute) => {
@@ -328,10 +327,7 @@ impl Exchange {
         match owed.origin {
             Origin::Refused(refusal) => Fate::Replace(refusal),
             Origin::Injected if owed.answer == Answer::Query => Fate::Swallow,
-            _ => {
-                self.tally.errors += 1;
-                Fate::Forward
-            }
+            _ => Fate::Forward,
         }
     }
 
