@@ -8,6 +8,7 @@
 // A test's future is awaited once, on a thread of its own.
 #![allow(clippy::large_futures)]
 
+mod half_open;
 mod harness;
 
 mod harness_selftest;
