@@ -192,8 +192,9 @@ impl Interner for Texts {
     fn intern(&self, definition: &[u8]) -> Arc<Statement> {
         let mut texts = self.0.lock().unwrap();
         let number = texts.len() as u64 + 1;
-        let statement =
-            texts.entry(definition.to_vec()).or_insert_with(|| Arc::new(Statement::new(number, definition)));
+        let statement = texts
+            .entry(definition.to_vec())
+            .or_insert_with(|| Arc::new(Statement::new(number, number, definition)));
         statement.clone()
     }
 

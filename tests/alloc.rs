@@ -56,7 +56,7 @@ struct NoTexts;
 
 impl Interner for NoTexts {
     fn intern(&self, definition: &[u8]) -> Arc<Statement> {
-        Arc::new(Statement::new(1, definition))
+        Arc::new(Statement::new(1, 1, definition))
     }
 
     fn is_proven(&self, _: &[u8]) -> bool {

@@ -67,7 +67,7 @@ impl Interner for Texts {
         let number = known.len() as u64 + 1;
         known
             .entry(definition.to_vec())
-            .or_insert_with(|| Arc::new(Statement::new(number, definition)))
+            .or_insert_with(|| Arc::new(Statement::new(number, number, definition)))
             .clone()
     }
 

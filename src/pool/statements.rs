@@ -5,6 +5,7 @@
 //! # Promises
 //! - The key is the whole definition, compared byte for byte; a hash only finds it.
 //! - A number is never given to another text, also after its first has been evicted.
+//! - A name on the servers cannot be guessed, nor made out from others: each is drawn by itself.
 //!
 //! # Refuses
 //! To know which server has what.
@@ -43,13 +44,21 @@ impl Interner for Statements {
         }
         self.cache.get_with(definition.into(), || {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            Arc::new(Statement::new(number, definition))
+            Arc::new(Statement::new(number, chance(), definition))
         })
     }
 
     fn is_proven(&self, definition: &[u8]) -> bool {
         self.cache.get(definition).is_some_and(|statement| statement.is_proven())
     }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "without randomness no client has a cancel key, so none is there to prepare"
+)]
+fn chance() -> u64 {
+    getrandom::u64().expect("the system gives random numbers, as it gave the client its cancel key")
 }
 
 #[cfg(test)]
@@ -66,5 +75,18 @@ mod tests {
 
         assert_eq!(a.number, b.number);
         assert_ne!(a.number, c.number);
+    }
+
+    #[test]
+    fn the_names_of_two_pools_have_nothing_in_common() {
+        let names = || {
+            let statements = Statements::default();
+            let of = |text: &[u8]| statements.intern(text).server_name().to_vec();
+            [of(b"select 1\0\0\0"), of(b"select 2\0\0\0")]
+        };
+
+        let all: std::collections::BTreeSet<_> = names().into_iter().chain(names()).collect();
+
+        assert_eq!(all.len(), 4);
     }
 }

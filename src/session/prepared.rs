@@ -3,6 +3,9 @@
 //! A client prepares `s1` on one server and executes it on another. So a name is the client's own, the text behind it is
 //! shared by all who sent the same, and each server knows the text under a name of ours, which is never reused.
 //!
+//! SQL's EXECUTE, DEALLOCATE and PREPARE use the server's names too, so ours cannot be guessed: a client that could name
+//! another's statement could run it, drop it, or put its own in its place.
+//!
 //! # Promises
 //! - Two statements are one only if text and parameter types are equal, byte for byte; never by a hash alone.
 //! - What a client may hold is bounded in number and in bytes.
@@ -22,6 +25,7 @@ use crate::session::sql::Reading;
 pub struct Statement {
     /// Its number: never reused, never 0.
     pub number: u64,
+    name: ServerName,
     /// What a Parse carries after the name: text, terminator, types.
     pub definition: Box<[u8]>,
     /// Whether a server has accepted it, and none has refused it since.
@@ -29,9 +33,10 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// A statement no server has seen yet.
-    pub fn new(number: u64, definition: &[u8]) -> Self {
-        Self { number, definition: definition.into(), is_proven: AtomicBool::new(false) }
+    /// A statement no server has seen yet. `chance` makes its name there, and is told to nobody.
+    pub fn new(number: u64, chance: u64, definition: &[u8]) -> Self {
+        let name = ServerName::new(chance);
+        Self { number, name, definition: definition.into(), is_proven: AtomicBool::new(false) }
     }
 
     /// Whether a server has accepted it, and none has refused it since: a Parse of it needs no server.
@@ -44,8 +49,8 @@ impl Statement {
     }
 
     /// The name servers know it by.
-    pub fn server_name(&self) -> ServerName {
-        ServerName::new(self.number)
+    pub fn server_name(&self) -> &[u8] {
+        self.name.as_bytes()
     }
 
     /// Bytes it stands for in the limits.
@@ -60,27 +65,39 @@ impl fmt::Debug for Statement {
     }
 }
 
-/// `pgusher_` and a number, written without allocating.
+/// `pgusher_` and 64 bits of chance in as few letters as they take: every Bind carries it.
 #[derive(Clone, Copy)]
 pub struct ServerName {
-    bytes: [u8; 28],
+    bytes: [u8; ServerName::MOST],
     len: u8,
 }
 
 impl ServerName {
-    /// The name of the statement with this number.
-    pub fn new(number: u64) -> Self {
-        let mut bytes = [0u8; 28];
-        let mut writer = &mut bytes[..];
-        let _ = std::io::Write::write_fmt(&mut writer, format_args!("pgusher_{number}"));
-        let left = writer.len();
-        Self { bytes, len: 28u8.saturating_sub(left as u8) }
+    const PREFIX: &[u8] = b"pgusher_";
+    const DIGITS: &[u8; 62] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    /// The prefix, and 64 bits to the base of 62.
+    const MOST: usize = Self::PREFIX.len() + 11;
+
+    /// The name that this number makes.
+    pub fn new(chance: u64) -> Self {
+        let (mut bytes, mut len, mut left) = ([0u8; Self::MOST], 0u8, chance);
+        for (to, from) in bytes.iter_mut().zip(Self::PREFIX) {
+            *to = *from;
+        }
+        for to in bytes.iter_mut().skip(Self::PREFIX.len()) {
+            *to = Self::DIGITS.get((left % 62) as usize).copied().unwrap_or_default();
+            len += 1;
+            left /= 62;
+            if left == 0 {
+                break;
+            }
+        }
+        Self { bytes, len: Self::PREFIX.len() as u8 + len }
     }
 
-    /// Whether `name` could be one of ours.
+    /// Whether `name`, as PostgreSQL folds it, is kept for us.
     pub fn is_like(name: &[u8]) -> bool {
-        let number = name.strip_prefix(b"pgusher_").unwrap_or_default();
-        !number.is_empty() && number.iter().all(u8::is_ascii_digit)
+        name.starts_with(Self::PREFIX)
     }
 
     /// The name.
@@ -281,7 +298,10 @@ mod tests {
     use super::*;
 
     fn statement(number: u64) -> Named {
-        Named { statement: Arc::new(Statement::new(number, b"select 1\0\0\0")), reading: Arc::default() }
+        Named {
+            statement: Arc::new(Statement::new(number, number, b"select 1\0\0\0")),
+            reading: Arc::default(),
+        }
     }
 
     #[test]
@@ -311,7 +331,16 @@ mod tests {
 
     #[test]
     fn a_server_name_holds_the_largest_number() {
-        assert_eq!(ServerName::new(u64::MAX).as_bytes(), b"pgusher_18446744073709551615");
-        assert_eq!(ServerName::new(7).as_bytes(), b"pgusher_7");
+        assert_eq!(ServerName::new(u64::MAX).as_bytes(), b"pgusher_fyha61AhGYl");
+        assert_eq!(ServerName::new(62).as_bytes(), b"pgusher_01");
+        assert_eq!(ServerName::new(0).as_bytes(), b"pgusher_0");
+    }
+
+    #[test]
+    fn a_name_is_like_ours_if_it_begins_like_ours() {
+        assert!(ServerName::is_like(ServerName::new(u64::MAX).as_bytes()));
+        assert!(ServerName::is_like(b"pgusher_of a client"));
+        assert!(!ServerName::is_like(b"pgusher"));
+        assert!(!ServerName::is_like(b"PGUSHER_1"));
     }
 }

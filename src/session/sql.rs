@@ -15,9 +15,11 @@
 
 use memchr::{memchr, memchr2};
 
+use crate::session::prepared::ServerName;
+
 /// What a text might do, as a set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Hints(u8);
+pub struct Hints(u16);
 
 impl Hints {
     /// Opens a transaction block.
@@ -28,6 +30,8 @@ impl Hints {
     pub const IDENTITY: Self = Self(4);
     /// Runs what cannot be read here: DO, CALL, EXECUTE, a setting whose name is computed.
     pub const OPAQUE: Self = Self(128);
+    /// Prepares a statement by SQL.
+    pub const PREPARES: Self = Self(256);
     /// Puts every setting back: the identity goes with them.
     pub const RESETS_IDENTITY: Self = Self(8);
     /// Reads what sequences the session last used.
@@ -91,6 +95,24 @@ impl Command {
     }
 }
 
+/// A statement name kept for the pooler, as PostgreSQL folds it, and what a text wants with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reserved {
+    /// PREPARE.
+    Taken(Vec<u8>),
+    /// EXECUTE, DEALLOCATE.
+    Used(Vec<u8>),
+}
+
+impl Reserved {
+    /// The name.
+    pub fn name(&self) -> &[u8] {
+        match self {
+            Self::Taken(name) | Self::Used(name) => name,
+        }
+    }
+}
+
 /// All that is read from a text.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Reading {
@@ -98,6 +120,8 @@ pub struct Reading {
     pub hints: Hints,
     /// What it is, if it is one command we know.
     pub command: Option<Command>,
+    /// A statement name kept for the pooler that it names in SQL.
+    pub reserved: Option<Reserved>,
     /// The two-part settings it sets for the session, lower case: the server does not list those, they must be asked for.
     pub custom: Vec<Vec<u8>>,
 }
@@ -146,14 +170,21 @@ fn statement(word: &[u8], tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
         () if is("reset") => reset(tokens, variable),
         () if is("begin") || is("start") => (Hints::BEGIN, None),
         () if is("discard") => discard(tokens),
-        () if is("deallocate") => deallocate(tokens),
+        () if is("deallocate") => deallocate(tokens, &mut reading.reserved),
         () if is("unlisten") || is("close") || is("drop") => (Hints::CLEANS, None),
         () if is("listen") || is("load") => (Hints::STATE, None),
-        () if is("do") || is("call") || is("execute") => (Hints::OPAQUE, None),
-        () if is("prepare") => match tokens.next() {
-            Some(Token::Word(next)) if next.eq_ignore_ascii_case(b"transaction") => (Hints::default(), None),
-            _ => (Hints::STATE, None),
-        },
+        () if is("do") || is("call") => (Hints::OPAQUE, None),
+        () if is("execute") => {
+            note_reserved(tokens, Reserved::Used, &mut reading.reserved);
+            (Hints::OPAQUE, None)
+        }
+        () if is("prepare") && tokens.peek_word().is_some_and(|word| eq(word, "transaction")) => {
+            (Hints::default(), None)
+        }
+        () if is("prepare") => {
+            note_reserved(tokens, Reserved::Taken, &mut reading.reserved);
+            (Hints::STATE.with(Hints::PREPARES), None)
+        }
         () => (Hints::default(), None),
     };
     reading.hints = reading.hints.with(hints);
@@ -184,6 +215,7 @@ fn rest(token: Token<'_>, tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
     // Most words are none of these; the first letter and the length tell.
     let found = match (word.first().map(u8::to_ascii_lowercase), word.len()) {
         (Some(b't'), 4 | 9) if eq(word, "temp") || eq(word, "temporary") => Hints::STATE,
+        (Some(b'e'), 7) if eq(word, "execute") => execute(tokens, &mut reading.reserved),
         (Some(b'h'), 4) if eq(word, "hold") => Hints::STATE,
         (Some(b's'), 10) if eq(word, "set_config") => set_config(tokens, variable, &mut reading.custom),
         (Some(b'p'), 7..) if starts(word, "pg_temp") => Hints::STATE,
@@ -371,12 +403,32 @@ fn discard(tokens: &mut Tokens<'_>) -> (Hints, Option<Command>) {
     }
 }
 
+/// After an EXECUTE within a statement: EXPLAIN's, CREATE TABLE AS's; or the privilege, or a trigger's.
+fn execute(tokens: &mut Tokens<'_>, reserved: &mut Option<Reserved>) -> Hints {
+    match tokens.peek_word() {
+        Some(word) if eq(word, "function") || eq(word, "procedure") || eq(word, "on") => Hints::default(),
+        _ => {
+            note_reserved(tokens, Reserved::Used, reserved);
+            Hints::OPAQUE
+        }
+    }
+}
+
+/// Keeps the name that follows, if it is kept for us.
+fn note_reserved(tokens: &Tokens<'_>, what: fn(Vec<u8>) -> Reserved, reserved: &mut Option<Reserved>) {
+    let mut look = *tokens;
+    if let Some(name) = look.name().filter(|name| ServerName::is_like(name)) {
+        *reserved = Some(what(name));
+    }
+}
+
 /// After `DEALLOCATE`.
-fn deallocate(tokens: &mut Tokens<'_>) -> (Hints, Option<Command>) {
+fn deallocate(tokens: &mut Tokens<'_>, reserved: &mut Option<Reserved>) -> (Hints, Option<Command>) {
     let mut look = *tokens;
     if look.peek_word().is_some_and(|word| eq(word, "prepare")) {
         let _ = look.next();
     }
+    note_reserved(&look, Reserved::Used, reserved);
     let command = match look.next() {
         Some(Token::Word(word)) if eq(word, "all") => Command::DeallocateAll,
         Some(Token::Word(word)) => Command::Deallocate(word.to_ascii_lowercase()),
@@ -713,6 +765,53 @@ mod tests {
             assert!(hints(text).has(Hints::BEGIN), "{text}");
         }
         assert!(hints("select lastval()").has(Hints::SEQUENCES));
+    }
+
+    #[test]
+    fn a_statement_name_kept_for_us_is_found_wherever_sql_may_name_one() {
+        let used = Some(Reserved::Used(b"pgusher_x".into()));
+        for text in [
+            "execute pgusher_x",
+            "EXECUTE Pgusher_X (1, 2)",
+            "execute \"pgusher_x\"",
+            "execute/**/pgusher_x",
+            "select 1; execute pgusher_x; select 2",
+            "explain (analyze, costs off) execute pgusher_x(1)",
+            "EXPLAIN ANALYZE VERBOSE EXECUTE pgusher_x",
+            "create table t as execute pgusher_x(1) with no data",
+            "create temp table t as execute pgusher_x",
+            "deallocate pgusher_x",
+            "deallocate prepare \"pgusher_x\"",
+            "deallocate pgusher_x; select 1",
+        ] {
+            assert_eq!(read(text.as_bytes(), V).reserved, used, "{text}");
+        }
+        for text in [
+            "prepare pgusher_x as select 1",
+            "PREPARE PGUSHER_X (int) AS SELECT $1",
+            "prepare \"pgusher_x\" as x",
+        ] {
+            assert_eq!(
+                read(text.as_bytes(), V).reserved,
+                Some(Reserved::Taken(b"pgusher_x".into())),
+                "{text}"
+            );
+        }
+        for text in [
+            "execute x",
+            "execute \"PGUSHER_X\"",
+            "select 'execute pgusher_x', pgusher_x from pgusher_x -- execute pgusher_x",
+            "create trigger t after insert on t execute function pgusher_x()",
+            "create trigger t after insert on t execute procedure pgusher_x()",
+            "grant execute on function pgusher_x to app",
+            "prepare transaction 'pgusher_x'",
+            "deallocate all",
+        ] {
+            assert_eq!(read(text.as_bytes(), V).reserved, None, "{text}");
+        }
+        assert!(hints("explain analyze execute p").has(Hints::OPAQUE));
+        assert_eq!(hints("grant execute on function f to app"), Hints::default());
+        assert_eq!(hints("prepare transaction 'x'"), Hints::default());
     }
 
     #[test]

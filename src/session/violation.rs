@@ -45,6 +45,8 @@ pub mod sqlstate {
     pub const PROTOCOL_VIOLATION: &str = "08P01";
     /// `query_canceled`.
     pub const QUERY_CANCELED: &str = "57014";
+    /// `reserved_name`.
+    pub const RESERVED_NAME: &str = "42939";
     /// `too_many_connections`.
     pub const TOO_MANY_CONNECTIONS: &str = "53300";
     /// `transaction_timeout`.
@@ -108,6 +110,8 @@ pub enum Refusal {
     IdentityChannel,
     /// No identity, where one is demanded.
     NoIdentity,
+    /// A statement name that is kept for the pooler.
+    ReservedStatement,
     /// Session state that cannot be kept, by configuration.
     SessionState,
     /// A plain SET, where configuration refuses them.
@@ -188,6 +192,11 @@ impl Refusal {
                 Some(
                     "SET the identity variable first; the pooler is configured with identity.missing = \"deny\".",
                 ),
+            ),
+            Self::ReservedStatement => (
+                sqlstate::RESERVED_NAME,
+                format!("prepared statement name \"{name}\" is reserved"),
+                Some("Names that begin with \"pgusher_\" are the pooler's own in SQL; choose another."),
             ),
             Self::SessionState => (
                 sqlstate::FEATURE_NOT_SUPPORTED,

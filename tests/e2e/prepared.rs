@@ -720,8 +720,96 @@ on_every_major! {
             assert!(refused.contains("E(26000)"), "{refused}");
             assert_eq!(execute(&mut other, "theirs", &[]).await, "theirs");
         }
-        assert_eq!(notation(&client.query(&format!("prepare {ours} as select 1")).await), "E(42P05) Z(I)");
+        assert_eq!(notation(&client.query(&format!("prepare {ours} as select 1")).await), "E(42939) Z(I)");
         assert_eq!(execute(&mut other, "theirs", &[]).await, "theirs");
+    }
+
+    async fn sql_cannot_name_a_statement_of_another_client(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+        let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
+        prepare(&mut other, "theirs", "select 'theirs'").await;
+        let (ours, _) = known(&mut other).await.remove(0);
+        let pid = client.server_pid().await;
+
+        for (sql, sqlstate) in [
+            (format!("execute {ours}"), "26000"),
+            (format!("EXECUTE \"{ours}\""), "26000"),
+            (format!("explain execute {ours}"), "26000"),
+            (format!("explain (analyze, costs off) execute {ours}"), "26000"),
+            (format!("create table t as execute {ours}"), "26000"),
+            (format!("deallocate {ours}"), "26000"),
+            (format!("deallocate prepare \"{ours}\""), "26000"),
+            (format!("prepare {ours} as select 'mine'"), "42939"),
+            ("prepare pgusher_any as select 'mine'".to_owned(), "42939"),
+        ] {
+            let simple = notation(&client.query(&sql).await);
+            let several = notation(&client.query(&format!("select 1; {sql}")).await);
+            let extended = client.ask([say::extended(&sql, &[]), say::sync()]).await;
+            let named = client.ask([say::parse("s", &sql), say::bind("", "s", &[]), say::execute("", 0), say::sync()]).await;
+            client.rows("begin").await;
+            let inside = notation(&client.query(&sql).await);
+            let after = notation(&client.query("select 1").await);
+            client.rows("rollback").await;
+
+            let refused = format!("E({sqlstate}) Z(I)");
+            assert_eq!([simple, several, extended, named], [(); 4].map(|()| refused.clone()), "{sql}");
+            assert_eq!((inside, after), (format!("E({sqlstate}) Z(E)"), "E(25P02) Z(E)".to_owned()), "{sql}");
+            assert_eq!(execute(&mut other, "theirs", &[]).await, "theirs");
+        }
+        assert_eq!(client.server_pid().await, pid);
+    }
+
+    async fn a_name_on_the_server_cannot_be_guessed(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+        let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
+        for number in 0..10 {
+            prepare(&mut other, &format!("s{number}"), &format!("select {number}")).await;
+        }
+
+        let guessed = client.query("do $$ begin for i in 0..999 loop begin
+                execute 'execute pgusher_' || i;
+                raise 'pgusher_% is there', i;
+            exception when invalid_sql_statement_name then end; end loop; end $$");
+
+        assert_eq!(notation(&guessed.await), "C(DO) Z(I)");
+        assert_eq!(execute(&mut other, "s3", &[]).await, "3");
+    }
+
+    async fn what_hidden_sql_does_to_the_names_of_others_is_put_right(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+        let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
+
+        for hidden in [
+            "execute 'deallocate ' || n",
+            "execute 'deallocate ' || n; execute 'prepare ' || n || ' as select ''mine'''",
+            "execute 'deallocate all'",
+        ] {
+            prepare(&mut other, "theirs", "select 'theirs'").await;
+            // The view shows names to whoever asks: only then can hidden words use them.
+            let sql = format!(
+                "do $$ declare n text; begin
+                    select quote_ident(name) into n from pg_prepared_statements where statement = 'select ''theirs''';
+                    {hidden}; end $$"
+            );
+            client.rows(&sql).await;
+            client.rows("deallocate all").await;
+
+            assert_eq!(execute(&mut other, "theirs", &[]).await, "theirs", "{hidden}");
+            other.ask([say::close_statement("theirs"), say::sync()]).await;
+        }
+    }
+
+    async fn a_client_may_give_up_its_own_name_that_looks_like_ours(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+        let mut client = pgusher.client().await;
+        prepare(&mut client, "pgusher_mine", "select 'mine'").await;
+        client.ask([say::parse("d", "deallocate pgusher_mine"), say::sync()]).await;
+
+        let dropped = client.ask([say::bind("", "d", &[]), say::execute("", 0), say::sync()]).await;
+        let again = client.ask([say::bind("", "d", &[]), say::execute("", 0), say::sync()]).await;
+
+        assert_eq!((dropped.as_str(), again.as_str()), ("2 C(DEALLOCATE) Z(I)", "E(26000) Z(I)"));
+        assert_eq!(client.ask([say::bind("", "pgusher_mine", &[]), say::sync()]).await, "E(26000) Z(I)");
     }
 
     async fn a_client_may_name_so_many_statements_and_no_more(postgres: Postgres) {

@@ -36,7 +36,7 @@ pub struct NoTexts;
 impl Interner for NoTexts {
     fn intern(&self, definition: &[u8]) -> Arc<Statement> {
         let number = definition.iter().fold(7, |sum: u64, byte| sum.wrapping_mul(31) ^ u64::from(*byte));
-        Arc::new(Statement::new(number.max(1), definition))
+        Arc::new(Statement::new(number.max(1), number, definition))
     }
 
     fn is_proven(&self, _: &[u8]) -> bool {

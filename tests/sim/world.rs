@@ -37,7 +37,7 @@ impl Interner for Texts {
     fn intern(&self, definition: &[u8]) -> Arc<Statement> {
         let mut known = self.0.lock().unwrap();
         let number = known.len() as u64 + 1;
-        let make = || Arc::new(Statement::new(number, definition));
+        let make = || Arc::new(Statement::new(number, number, definition));
         known.entry(definition.to_vec()).or_insert_with(make).clone()
     }
 

@@ -19,7 +19,7 @@ use crate::session::pipeline::{Answer, Origin, Owed};
 use crate::session::prepared::{Known, Named, ServerName, Statement};
 use crate::session::server::ServerState;
 use crate::session::settings::{Mode, Rules, SetPolicy, StatePolicy};
-use crate::session::sql::{Command, Hints, Reading, Value};
+use crate::session::sql::{Command, Hints, Reading, Reserved, Value};
 use crate::session::transaction::Status;
 use crate::session::violation::{Refusal, Side, Violation};
 use crate::wire::Buffers;
@@ -432,7 +432,7 @@ impl Exchange {
             }
             self.pipeline.push(owed.by(Origin::Supplied));
         } else {
-            put_parse(outbox, named.statement.server_name().as_bytes(), parse.definition);
+            put_parse(outbox, named.statement.server_name(), parse.definition);
             server.statements.tell(named.statement, self.epoch);
             self.pipeline.push(owed);
         }
@@ -509,8 +509,7 @@ impl Exchange {
             Found::Nothing => return Ok(self.refuse(Refusal::UnknownStatement, bind.statement, outbox)),
         };
         self.note((*statement.reading).clone());
-        let name = statement.statement.server_name();
-        let moved = self.bind_to(name.as_bytes(), &bind, header, outbox);
+        let moved = self.bind_to(statement.statement.server_name(), &bind, header, outbox);
         self.bound_cleans = statement.reading.hints.has(Hints::CLEANS);
         self.bound = statement.statement.number;
         self.pipeline.push(Owed::client(Answer::Bind).about(self.bound));
@@ -555,7 +554,7 @@ impl Exchange {
         match self.find(name, client, server, outbox) {
             Found::AsIs => self.pass_extended(Owed::client(Answer::DescribeStatement)),
             Found::Named(named) => {
-                write::describe(outbox, b'S', named.statement.server_name().as_bytes());
+                write::describe(outbox, b'S', named.statement.server_name());
                 self.segment = Segment::Open;
                 self.pipeline.push(Owed::client(Answer::DescribeStatement).about(named.statement.number));
                 Move::Drop
@@ -615,7 +614,7 @@ impl Exchange {
             self.pipeline.push(Owed::client(Answer::Parse).by(Origin::Injected));
             self.has_unnamed = true;
         }
-        self.note(Reading { hints, command: None, custom });
+        self.note(Reading { hints, custom, ..Reading::default() });
         Found::AsIs
     }
 
@@ -630,7 +629,7 @@ impl Exchange {
         if self.make_room_for(statement, client, server, outbox) {
             return;
         }
-        put_parse(outbox, statement.server_name().as_bytes(), &statement.definition);
+        put_parse(outbox, statement.server_name(), &statement.definition);
         server.statements.tell(statement.clone(), self.epoch);
         self.segment = Segment::Open;
         self.pipeline.push(Owed::client(Answer::Parse).by(Origin::Injected).about(statement.number));
@@ -659,7 +658,7 @@ impl Exchange {
     }
 
     fn close(&mut self, statement: Arc<Statement>, outbox: &mut BytesMut) {
-        write::close(outbox, b'S', statement.server_name().as_bytes());
+        write::close(outbox, b'S', statement.server_name());
         self.segment = Segment::Open;
         self.pipeline.push(Owed::client(Answer::Close).by(Origin::Injected).about(statement.number));
         self.closing.push((self.epoch, statement));
@@ -697,14 +696,17 @@ impl Exchange {
         }
     }
 
-    /// The same when a statement that was judged long ago is bound: it may have been inside a block then.
+    /// The same when a statement that was judged long ago is bound: it may have been inside a block then, and a name in it
+    /// may have been the client's own.
     fn judge_bound(&self, name: &[u8], client: &ClientState) -> Judgement {
         let reading = match name {
             b"" => client.unnamed().map(|unnamed| &unnamed.reading),
             name => client.statement(name).map(|named| &*named.reading),
         };
         match reading {
-            Some(reading) if concerns_identity(reading) => self.judge(reading, client),
+            Some(reading) if concerns_identity(reading) || reading.reserved.is_some() => {
+                self.judge(reading, client)
+            }
             _ => Judgement::Pass,
         }
     }
@@ -762,23 +764,26 @@ pub(in crate::session) fn refusal(reading: &Reading, client: &ClientState, is_op
     if hints.has(Hints::SETS) && !hints.has(Hints::IDENTITY) && rules.set == SetPolicy::Refuse && is_pooled {
         return Some(Refusal::SetRefused);
     }
-    if let Some(Command::Deallocate(name)) = &reading.command
-        && ServerName::is_like(name)
-        && rules.server_statements > 0
-        && client.statement(name).is_none()
+    if let Some(reserved) = reading.reserved.as_ref().filter(|_| rules.server_statements > 0)
+        && !deallocates_its_own(reading, client)
     {
-        return Some(Refusal::UnknownStatement);
+        return Some(match reserved {
+            Reserved::Taken(_) => Refusal::ReservedStatement,
+            Reserved::Used(_) => Refusal::UnknownStatement,
+        });
     }
     (hints.has(Hints::STATE) && rules.state == StatePolicy::Refuse && is_pooled)
         .then_some(Refusal::SessionState)
 }
 
+/// Whether a text is the command that gives up a name of the client's own.
+fn deallocates_its_own(reading: &Reading, client: &ClientState) -> bool {
+    matches!(&reading.command, Some(Command::Deallocate(name)) if client.statement(name).is_some())
+}
+
 /// The statement a refusal of this text is about; `name` unless the text names another.
 pub(in crate::session) fn subject<'a>(reading: &'a Reading, name: &'a [u8]) -> &'a [u8] {
-    match &reading.command {
-        Some(Command::Deallocate(name)) => name,
-        _ => name,
-    }
+    reading.reserved.as_ref().map_or(name, Reserved::name)
 }
 
 /// Reads a Query's text, or as much of it as is read.

@@ -275,8 +275,10 @@ impl Exchange {
             }
             Origin::Client => match command {
                 b"DEALLOCATE" => {
-                    if let Some(name) = self.deallocating.pop_front() {
-                        client.forget_statement(&name);
+                    match self.deallocating.pop_front() {
+                        Some(name) => drop(client.forget_statement(&name)),
+                        // It was one of SQL's, or of ours by whatever words: the server is asked what it has.
+                        None => self.hints = self.hints.with(Hints::STATE),
                     }
                 }
                 b"DEALLOCATE ALL" => {
