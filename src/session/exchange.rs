@@ -39,7 +39,7 @@ use crate::names::ServerId;
 use crate::session::client::ClientState;
 use crate::session::hold::{Pin, Pins};
 use crate::session::inject::Prelude;
-use crate::session::inspect::{self, Findings};
+use crate::session::inspect::{self, Findings, Question};
 use crate::session::mutation::{self, Mutation};
 use crate::session::parameters::Values;
 use crate::session::pipeline::{Answer, Origin, Owed, Pipeline};
@@ -212,6 +212,9 @@ pub struct Exchange {
     has_unnamed: bool,
     /// Whether there was an Execute since the last Sync.
     has_executed: bool,
+    /// Whether the client has prepared on this server what has no name of ours, by the tags of its commands; counts where
+    /// the server does not say what is there.
+    has_prepared: bool,
     hints: Hints,
     custom: Vec<Vec<u8>>,
     /// What to take back, and in which epoch it was said.
@@ -249,6 +252,7 @@ impl Exchange {
         self.refused.clear();
         self.deallocating.clear();
         self.has_executed = false;
+        self.has_prepared &= self.is_kept;
         self.unit = Unit::Open;
         self.cursor = 0;
         self.hints = Hints::default();
@@ -577,7 +581,9 @@ impl Exchange {
         let identity = &client.rules.identity;
         let variable = (identity.enabled && self.may_have_reset_identity(client))
             .then_some(identity.variable.as_bytes());
-        self.ask_own(outbox, |outbox| inspect::ask(outbox, names.into_iter(), variable, guarded));
+        let question =
+            Question { identity: variable, is_guarded: guarded, with_statements: !server.hides_statements };
+        self.ask_own(outbox, |outbox| inspect::ask(outbox, names.into_iter(), question));
         self.custom = custom;
         None
     }
@@ -609,20 +615,22 @@ impl Exchange {
         outbox: &mut BytesMut,
     ) -> Option<Outcome> {
         if let Some(sqlstate) = self.question_failed.take() {
-            // A timeout of a millisecond may cut even the guard short: it is asked again.
-            if self.questions >= MOST_QUESTIONS || &sqlstate != b"57014" {
-                return Some(Outcome::Lost(Loss::Clean));
-            }
-            return self.inspect(true, client, server, outbox);
+            return self.ask_again(sqlstate, client, server, outbox);
         }
         let findings = std::mem::take(&mut self.findings);
         let mut pins = findings.pins;
-        let has_foreign_plans = findings.plans != server.statements.len();
+        if findings.plans.is_none() && self.has_prepared {
+            pins.insert(Pin::Prepare);
+        }
+        let has_foreign_plans = match findings.plans {
+            Some(plans) => plans != server.statements.len(),
+            None => self.hints.has(Hints::OPAQUE), // nobody says what that has done to them
+        };
         // What slipped through the words that are refused.
         let is_refused = !pins.is_empty()
             && client.rules.state == StatePolicy::Refuse
             && client.rules.mode != Mode::Session;
-        if client.rules.server_statements == 0 && findings.plans > 0 {
+        if client.rules.server_statements == 0 && findings.plans.is_some_and(|plans| plans > 0) {
             pins.insert(Pin::Prepare);
         }
         let had_pins = !client.pins.is_empty();
@@ -654,6 +662,25 @@ impl Exchange {
             return self.sweep(has_foreign_plans || had_pins, outbox);
         }
         self.finish(client, server, outbox)
+    }
+
+    /// The question has failed.
+    fn ask_again(
+        &mut self,
+        sqlstate: [u8; 5],
+        client: &ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Option<Outcome> {
+        match &sqlstate {
+            // A timeout of a millisecond may cut even the guard short.
+            b"57014" if self.questions < MOST_QUESTIONS => self.inspect(true, client, server, outbox),
+            b"42501" if !server.hides_statements => {
+                server.hides_statements = true;
+                self.inspect(self.questions > 0, client, server, outbox)
+            }
+            _ => Some(Outcome::Lost(Loss::Clean)),
+        }
     }
 
     /// What the client wants from here on: what its session has and, where that is a RESET's doing, what it began with.

@@ -27,14 +27,17 @@ UNION ALL SELECT 'pin','advisory_lock','' WHERE EXISTS (SELECT FROM pg_catalog.p
 WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT 'pin','hold_cursor','' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
 UNION ALL SELECT 'pin','listen','' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
-UNION ALL SELECT 'pin','prepare','' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) \
 UNION ALL SELECT 'pin','role','' WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
 OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
 AND usename OPERATOR(pg_catalog.<>) pg_catalog.current_setting('session_authorization')::pg_catalog.name) \
 UNION ALL SELECT 'pin','temporary','' WHERE EXISTS (SELECT FROM pg_catalog.pg_class \
 WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
 OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())";
+
+/// The part of it that the server may keep from its users: the view shows each client of a pool what the others prepared.
+const STATEMENTS: &str = "\
+ UNION ALL SELECT 'pin','prepare','' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) \
 UNION ALL SELECT 'plans','',pg_catalog.count(*)::pg_catalog.text FROM pg_catalog.pg_prepared_statements \
 WHERE NOT from_sql";
 
@@ -54,18 +57,24 @@ SELECT pg_catalog.pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP";
 const SWEEP_ALL: &str = "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;\
 SELECT pg_catalog.pg_advisory_unlock_all();DISCARD SEQUENCES;DISCARD TEMP;DEALLOCATE ALL";
 
-/// Asks. `custom` are two-part settings, which PostgreSQL does not list; `identity` the variable, if it may have been put back;
-/// `guarded` after a timeout cut the question short.
-pub fn ask<'a>(
-    outbox: &mut BytesMut,
-    custom: impl Iterator<Item = &'a [u8]>,
-    identity: Option<&'a [u8]>,
-    guarded: bool,
-) {
-    let (before, after) = if guarded { GUARD } else { ("", "") };
-    let mut sql = [before, QUESTION].concat().into_bytes();
+/// What is asked, where it differs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Question<'a> {
+    /// The identity's variable, if it may have been put back.
+    pub identity: Option<&'a [u8]>,
+    /// Whether a timeout cut the question short before.
+    pub is_guarded: bool,
+    /// Whether the server tells its users which statements there are.
+    pub with_statements: bool,
+}
+
+/// Asks. `custom` are two-part settings, which PostgreSQL does not list.
+pub fn ask<'a>(outbox: &mut BytesMut, custom: impl Iterator<Item = &'a [u8]>, question: Question<'a>) {
+    let (before, after) = if question.is_guarded { GUARD } else { ("", "") };
+    let statements = if question.with_statements { STATEMENTS } else { "" };
+    let mut sql = [before, QUESTION, statements].concat().into_bytes();
     let custom = custom.map(|name| (&b"custom"[..], name));
-    for (kind, name) in custom.chain(identity.map(|name| (&b"identity"[..], name))) {
+    for (kind, name) in custom.chain(question.identity.map(|name| (&b"identity"[..], name))) {
         sql.extend_from_slice(b" UNION ALL SELECT ");
         put_literal(&mut sql, kind);
         sql.push(b',');
@@ -104,8 +113,8 @@ pub struct Findings {
     pub pins: Pins,
     /// Whether the identity is there still.
     pub has_identity: bool,
-    /// How many statements there are by protocol; we know how many there should be.
-    pub plans: usize,
+    /// How many statements there are by protocol, if the server says so; we know how many there should be.
+    pub plans: Option<usize>,
 }
 
 impl Findings {
@@ -136,8 +145,8 @@ impl Findings {
                 }
             }
             (b"plans", Some(value)) => {
-                self.plans =
-                    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+                let plans = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                self.plans = Some(plans.unwrap_or(usize::MAX));
             }
             _ => {}
         }
@@ -172,7 +181,7 @@ mod tests {
 
         assert_eq!(findings.values.iter().count(), 2);
         assert!(findings.pins.contains(Pin::Listen));
-        assert_eq!(findings.plans, 3);
+        assert_eq!(findings.plans, Some(3));
     }
 
     #[test]

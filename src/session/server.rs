@@ -21,6 +21,8 @@ pub struct ServerState {
     pub applied: Values,
     /// The statements it has under our names.
     pub statements: ServerStatements,
+    /// Whether it keeps from its users which statements there are (`pg_prepared_statements` is revoked).
+    pub hides_statements: bool,
     /// Whether it must prove itself alive before a client's words are sent: it has been idle for long.
     pub is_doubtful: bool,
 }
@@ -33,6 +35,7 @@ impl ServerState {
             reported,
             applied: Values::default(),
             statements: ServerStatements::default(),
+            hides_statements: false,
             is_doubtful: false,
         }
     }

@@ -19,7 +19,7 @@ use crate::session::prepared::ServerName;
 
 /// What a text might do, as a set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Hints(u16);
+pub struct Hints(u8);
 
 impl Hints {
     /// Opens a transaction block.
@@ -30,8 +30,6 @@ impl Hints {
     pub const IDENTITY: Self = Self(4);
     /// Runs what cannot be read here: DO, CALL, EXECUTE, a setting whose name is computed.
     pub const OPAQUE: Self = Self(128);
-    /// Prepares a statement by SQL.
-    pub const PREPARES: Self = Self(256);
     /// Puts every setting back: the identity goes with them.
     pub const RESETS_IDENTITY: Self = Self(8);
     /// Reads what sequences the session last used.
@@ -183,7 +181,7 @@ fn statement(word: &[u8], tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
         }
         () if is("prepare") => {
             note_reserved(tokens, Reserved::Taken, &mut reading.reserved);
-            (Hints::STATE.with(Hints::PREPARES), None)
+            (Hints::STATE, None)
         }
         () => (Hints::default(), None),
     };

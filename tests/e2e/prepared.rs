@@ -799,6 +799,53 @@ on_every_major! {
         }
     }
 
+    async fn a_server_that_does_not_show_its_statements_keeps_nothing_of_one_client_for_another(postgres: Postgres) {
+        for revoked in ["select on pg_prepared_statements", "execute on function pg_prepared_statement()"] {
+            postgres.sql(&format!("revoke {revoked} from public")).await;
+            let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+            let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
+            let pid = client.server_pid().await;
+            prepare(&mut other, "theirs", "select 'theirs'").await;
+
+            client.rows("set work_mem = '5MB'").await;
+            assert_eq!(client.value("show work_mem").await, "5MB", "{revoked}");
+            assert_eq!(other.value("show work_mem").await, "4MB", "{revoked}");
+            client.rows("do $$ begin execute 'prepare hidden as select 1'; end $$").await;
+            assert_eq!(notation(&other.query("execute hidden").await), "E(26000) Z(I)");
+            assert_eq!(execute(&mut other, "theirs", &[]).await, "theirs");
+            client.rows("deallocate all; prepare mine as select 'mine'").await;
+            for _ in 0..2 {
+                assert_eq!(client.value("execute mine").await, "mine");
+            }
+            other.send([say::query("execute mine")]).await;
+            other.expect_silence(std::time::Duration::from_millis(60)).await;
+            client.rows("deallocate all").await;
+            assert_eq!(notation(&other.read_until_ready().await), "E(26000) Z(I)");
+            assert_eq!(execute(&mut other, "theirs", &[]).await, "theirs");
+
+            client.rows("prepare mine as select 'mine'").await;
+            client.terminate().await;
+            assert_eq!(notation(&other.query("execute mine").await), "E(26000) Z(I)");
+            assert_eq!(execute(&mut other, "theirs", &[]).await, "theirs");
+            assert_eq!(other.server_pid().await, pid, "{revoked}");
+        }
+    }
+
+    async fn a_client_that_keeps_its_own_statements_keeps_a_server_that_does_not_show_them(postgres: Postgres) {
+        postgres.sql("revoke select on pg_prepared_statements from public").await;
+        let pgusher = Pgusher::before(&postgres).pool_size(1).set("pool", "server_statements", "0").start().await;
+        let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
+
+        prepare(&mut client, "s", "select 'mine'").await;
+        other.send([say::query("select 1")]).await;
+        other.expect_silence(std::time::Duration::from_millis(60)).await;
+        assert_eq!(execute(&mut client, "s", &[]).await, "mine");
+        client.rows("deallocate all").await;
+
+        assert_eq!(notation(&other.read_until_ready().await), "T D C(SELECT 1) Z(I)");
+        assert_eq!(other.ask([say::bind("", "s", &[]), say::sync()]).await, "E(26000) Z(I)");
+    }
+
     async fn a_client_may_give_up_its_own_name_that_looks_like_ours(postgres: Postgres) {
         let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
         let mut client = pgusher.client().await;

@@ -405,6 +405,7 @@ impl Exchange {
         }
         if client.rules.server_statements == 0 {
             self.hints = self.hints.with(Hints::STATE);
+            self.has_prepared = true;
             return Ok(self.pass_extended(Owed::client(Answer::Parse)));
         }
         if self.is_in_doubt(parse.name, client, server) {

@@ -281,11 +281,14 @@ impl Exchange {
                         None => self.hints = self.hints.with(Hints::STATE),
                     }
                 }
+                b"PREPARE" => self.has_prepared = true,
                 b"DEALLOCATE ALL" => {
+                    self.has_prepared = false;
                     server.statements.clear();
                     client.forget_statements();
                 }
                 b"DISCARD ALL" => {
+                    self.has_prepared = false;
                     server.on_swept(true);
                     client.discard_all();
                 }
