@@ -20,18 +20,18 @@ use pgusher::auth::Secret;
 use pgusher::names::{PoolKey, ServerId};
 use pgusher::net::connect::Tuning;
 use pgusher::pool::{Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Upstream};
+use pgusher::session::claim::Claim;
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::inject::Prelude;
 use pgusher::session::pipeline::Pipeline;
 use pgusher::session::prepared::{Interner, Statement};
 use pgusher::session::{
     Clean, ClientState, Exchange, Form, Identity, IdentitySettings, Outcome, Parameters, Pattern, Rules,
-    ServerState, Values, sql,
+    ServerState, Values, Variable, sql,
 };
 use pgusher::wire::{Buffers, Header, write};
 
 const SELECT: &[u8] = b"SELECT abalance FROM pgbench_accounts WHERE aid = 54321;";
-const VARIABLE: &[u8] = b"app.current_user_id";
 const USER: &[u8] = b"6f2b1c3e-8a4d-4f5e-9c7b-0123456789ab";
 
 fn main() {
@@ -92,21 +92,32 @@ fn frames(bench: &Bench) {
 }
 
 fn reading(bench: &Bench) {
+    let identity = IdentitySettings::default();
     let long = [b"SELECT ", &b"abalance, ".repeat(400)[..], b"1 FROM pgbench_accounts"].concat();
 
-    bench.case("reading a SELECT of 56 bytes", 1, || drop(black_box(sql::read(black_box(SELECT), VARIABLE))));
-    bench.case("reading a SELECT of 4 kB", 1, || drop(black_box(sql::read(black_box(&long), VARIABLE))));
+    bench
+        .case("reading a SELECT of 56 bytes", 1, || drop(black_box(sql::read(black_box(SELECT), &identity))));
+    bench.case("reading a SELECT of 4 kB", 1, || drop(black_box(sql::read(black_box(&long), &identity))));
 }
 
 fn prelude(bench: &Bench) {
     let values = Values::default();
     let (mut outbox, mut pipeline) = (BytesMut::new(), Pipeline::default());
 
-    for (name, form) in [("bound", Form::Bound), ("literal", Form::Literal)] {
+    let claim = Claim::at_startup(Identity::new(USER, &Pattern::Uuid).into());
+    let further = Variable { name: "app.tenant_id".into(), pattern: Pattern::Uuid };
+    let bound = IdentitySettings::default();
+    let literal = IdentitySettings { form: Form::Literal, ..bound.clone() };
+    let trusted = IdentitySettings { trusted_sql: true, ..bound.clone() };
+    let two = IdentitySettings { variables: vec![further], ..bound.clone() };
+    for (name, identity) in
+        [("bound", &bound), ("bound, two variables", &two), ("literal", &literal), ("trusted", &trusted)]
+    {
         bench.case(&format!("writing a prelude, {name}"), 1, || {
             let prelude = Prelude {
-                identity: Some((VARIABLE, black_box(USER))),
-                form,
+                identity: black_box(identity),
+                claim: &claim,
+                prepared: 3,
                 applied: &values,
                 wanted: &values,
                 discards_sequences: false,
@@ -370,7 +381,7 @@ fn pool(port: u16) -> Arc<Pool> {
             max_clients: None,
         }),
         settings: Settings { lifetime: None, max_uses: None, ..Settings::default() },
-        identity_variable: None,
+        identity_variables: Vec::new(),
         caps: Vec::new(),
     };
     pools.pool(&PoolKey { database: "bench".into(), user: "bench".into() }, recipe)

@@ -22,6 +22,7 @@ use crate::config::url::{HostText, Url, redacted};
 use crate::config::value::{HIDDEN, Value, quoted};
 use crate::config::word::{Choice, alternatives, chosen, word};
 use crate::config::{options, units};
+use crate::session::{self, Pattern};
 use crate::telemetry::log;
 
 /// One field of the settings, seen as what the operator may write there.
@@ -154,6 +155,11 @@ pub(super) fn settings_table(at: &mut Vec<(String, String)>) -> Slot<'_> {
 /// The name of a custom variable of PostgreSQL.
 pub(super) fn variable(at: &mut String) -> Slot<'_> {
     Box::new(Variable(at))
+}
+
+/// Names of custom variables of PostgreSQL, and which values each may have.
+pub(super) fn variables(at: &mut Vec<session::Variable>) -> Slot<'_> {
+    Box::new(Variables(at))
 }
 
 /// A log level or filters.
@@ -507,9 +513,8 @@ impl Field for Settings<'_> {
     }
 
     fn show(&self) -> String {
-        let entries: Vec<_> =
-            self.0.iter().map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
-        if entries.is_empty() { "{}".into() } else { format!("{{ {} }}", entries.join(", ")) }
+        let entries: Vec<_> = self.0.iter().map(|(name, value)| (name.clone(), quoted(value))).collect();
+        table(&entries)
     }
 }
 
@@ -538,6 +543,50 @@ impl Field for Variable<'_> {
     fn show(&self) -> String {
         quoted(self.0)
     }
+}
+
+struct Variables<'a>(&'a mut Vec<session::Variable>);
+
+impl Field for Variables<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let expected = "expected { \"app.tenant_id\" = \"uuid\", … } (in a variable: `app.tenant_id=uuid,…`): names of custom variables, each with a pattern";
+        let mut read: Vec<session::Variable> = Vec::new();
+        for (name, pattern) in pairs(value).ok_or(expected)? {
+            let mut variable = session::Variable { name: String::new(), pattern: Pattern::default() };
+            Variable(&mut variable.name).read(&Value::Text(name))?;
+            OneOf(&mut variable.pattern).read(&pattern)?;
+            if read.iter().any(|other| other.name.eq_ignore_ascii_case(&variable.name)) {
+                return Err(format!("{} is there twice; names of variables have no case", variable.name));
+            }
+            read.push(variable);
+        }
+        *self.0 = read;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        let entries: Vec<_> = self.0.iter().map(|it| (quoted(&it.name), quoted(word(&it.pattern)))).collect();
+        table(&entries)
+    }
+}
+
+/// Names with what stands behind each: a table, or in a variable `name=value,…`.
+fn pairs(value: &Value) -> Option<Vec<(String, Value)>> {
+    let pair = |text: &str| {
+        let (name, value) = text.split_once('=')?;
+        Some((name.trim().to_owned(), Value::Word(value.trim().to_owned())))
+    };
+    match value {
+        Value::Table(entries) => Some(entries.clone()),
+        Value::Word(_) => value.texts()?.into_iter().map(pair).collect(),
+        _ => None,
+    }
+}
+
+/// Names and values as an inline table.
+fn table(entries: &[(String, String)]) -> String {
+    let entries: Vec<_> = entries.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    if entries.is_empty() { "{}".into() } else { format!("{{ {} }}", entries.join(", ")) }
 }
 
 struct Level<'a>(&'a mut String);
@@ -668,6 +717,30 @@ mod tests {
         for bad in ["user", "app.", ".a", "app.1a", "app.a b", "app.a;b", "app.\u{e4}", "", "app.a'b"] {
             assert!(variable(&mut name).read(&text(bad)).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn further_variables_have_names_and_patterns() {
+        let entries = |entries: &[(&str, &str)]| {
+            Value::Table(entries.iter().map(|(name, value)| ((*name).into(), text(value))).collect())
+        };
+        let mut found = Vec::new();
+        for value in
+            [entries(&[("app.tenant", "any"), ("app.n", "integer")]), word("app.tenant=any, app.n = integer")]
+        {
+            assert_eq!(variables(&mut found).read(&value), Ok(()));
+            assert_eq!(variables(&mut found).show(), r#"{ "app.tenant" = "any", "app.n" = "integer" }"#);
+        }
+        for value in [
+            entries(&[("tenant", "any")]),
+            entries(&[("app.tenant", "number")]),
+            entries(&[("app.tenant", "any"), ("App.Tenant", "uuid")]),
+            word("app.tenant"),
+            text("app.tenant=any"),
+        ] {
+            assert!(variables(&mut found).read(&value).is_err(), "{value:?}");
+        }
+        assert_eq!(found.len(), 2);
     }
 
     #[test]

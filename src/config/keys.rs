@@ -6,7 +6,8 @@
 //!
 //! # Promises
 //! - What is not in the table cannot be written; what is in it can be written in the file and in the environment.
-//! - A key of `[pool]` may also be written for one database, where it means the same for that database alone.
+//! - A key of `[pool]` may also be written for one database, where it means the same for that database alone; a key of
+//!   `[identity]` for one database or one user, as `identity_<key>`.
 //!
 //! # Refuses
 //! To say what a value may be (that is [`field`](super::field)) and what values mean together
@@ -20,7 +21,7 @@ use crate::auth::Secret;
 use crate::config::field::{
     Slot, addresses, choice, count, delay, duration, hosts, inherited_choice, inherited_count, level, limit,
     names, path, period, period_or_at_once, permissions, secret, settings_table, size, switch, text, url,
-    variable, workers,
+    variable, variables, workers,
 };
 use crate::config::url::{HostText, PORT, Url};
 use crate::session::{IdentitySettings, Mode, Rules};
@@ -94,7 +95,6 @@ const DATABASES: &[Row<Database>] = &[
     Row("connect_query", |it| text(&mut it.connect_query)),
     Row("max_servers", |it| limit(&mut it.max_servers, MOST_SERVERS)),
     Row("max_clients", |it| limit(&mut it.max_clients, MOST_CLIENTS)),
-    Row("identity", |it| switch(&mut it.pooling.rules.identity.enabled)),
 ];
 
 const USERS: &[Row<User>] = &[
@@ -107,20 +107,32 @@ const USERS: &[Row<User>] = &[
     Row("max_servers", |it| limit(&mut it.max_servers, MOST_SERVERS)),
 ];
 
-const IDENTITY: &[Row<IdentitySettings>] = &[
-    Row("enabled", |it| switch(&mut it.enabled)),
-    Row("variable", |it| variable(&mut it.variable)),
-    Row("from_startup", |it| switch(&mut it.from_startup)),
-    Row("from_set", |it| switch(&mut it.from_set)),
-    Row("from_login_role", |it| switch(&mut it.from_login_role)),
-    Row("from_user_suffix", |it| switch(&mut it.from_user_suffix)),
-    Row("missing", |it| choice(&mut it.missing)),
-    Row("scope", |it| choice(&mut it.scope)),
-    Row("pattern", |it| choice(&mut it.pattern)),
-    Row("form", |it| choice(&mut it.form)),
-    Row("exempt", |it| names(&mut it.exempt)),
-    Row("strict", |it| switch(&mut it.strict)),
-];
+/// The rows of `[identity]`, and the same for one database or user, where each key begins with `identity_`.
+macro_rules! identity_rows {
+    ($($key:literal => $field:expr,)+) => {
+        const IDENTITY: &[Row<IdentitySettings>] =
+            &[Row("enabled", |it| switch(&mut it.enabled)), $(Row($key, $field),)+];
+
+        const OWN_IDENTITY: &[Row<IdentitySettings>] =
+            &[Row("identity", |it| switch(&mut it.enabled)), $(Row(concat!("identity_", $key), $field),)+];
+    };
+}
+
+identity_rows! {
+    "variable" => |it| variable(&mut it.variable),
+    "variables" => |it| variables(&mut it.variables),
+    "from_startup" => |it| switch(&mut it.from_startup),
+    "from_set" => |it| switch(&mut it.from_set),
+    "from_login_role" => |it| switch(&mut it.from_login_role),
+    "from_user_suffix" => |it| switch(&mut it.from_user_suffix),
+    "missing" => |it| choice(&mut it.missing),
+    "scope" => |it| choice(&mut it.scope),
+    "pattern" => |it| choice(&mut it.pattern),
+    "form" => |it| choice(&mut it.form),
+    "trusted_sql" => |it| switch(&mut it.trusted_sql),
+    "exempt" => |it| names(&mut it.exempt),
+    "strict" => |it| switch(&mut it.strict),
+}
 
 const LOG: &[Row<log::Settings>] = &[
     Row("level", |it| level(&mut it.level)),
@@ -181,12 +193,12 @@ impl Section {
     /// The keys that may be written in it.
     pub(super) fn keys(self) -> Vec<&'static str> {
         match self {
-            Self::Databases => [words(DATABASES), words(POOLING)].concat(),
+            Self::Databases => [words(DATABASES), words(POOLING), words(OWN_IDENTITY)].concat(),
             Self::Identity => words(IDENTITY),
             Self::Listen => words(LISTEN),
             Self::Log => words(LOG),
             Self::Pool => [words(POOLING), words(POOL)].concat(),
-            Self::Users => words(USERS),
+            Self::Users => [words(USERS), words(OWN_IDENTITY)].concat(),
         }
     }
 
@@ -215,7 +227,8 @@ pub struct Key {
     pub default: String,
 }
 
-/// Every key, each once: those of `[pool]` that a database may have too are with `[pool]`.
+/// Every key, each once: those of `[pool]` that a database may have too are with `[pool]`, those of the identity that a
+/// database or a user may have too are with `[identity]`.
 pub fn keys() -> Vec<Key> {
     let mut keys = Vec::new();
     keys.extend(documented(Section::Listen, LISTEN));
@@ -348,6 +361,7 @@ pub(super) struct User {
     pub(super) min: Option<usize>,
     pub(super) max_clients: Option<usize>,
     pub(super) max_servers: Option<usize>,
+    pub(super) identity: IdentitySettings,
 }
 
 impl Keyed for Listen {
@@ -368,6 +382,16 @@ impl Keyed for IdentitySettings {
     }
 }
 
+/// The identity as one user has it: of the user's table, only what is about it.
+#[derive(Debug)]
+pub(super) struct OwnIdentity(pub(super) IdentitySettings);
+
+impl Keyed for OwnIdentity {
+    fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
+        find(OWN_IDENTITY, key).map(|field| field(&mut self.0))
+    }
+}
+
 impl Keyed for Pool {
     fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
         match find(POOL, key) {
@@ -379,16 +403,22 @@ impl Keyed for Pool {
 
 impl Keyed for Database {
     fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
-        match find(DATABASES, key) {
-            Some(field) => Some(field(self)),
-            None => find(POOLING, key).map(|field| field(&mut self.pooling)),
+        if let Some(field) = find(DATABASES, key) {
+            return Some(field(self));
+        }
+        match find(POOLING, key) {
+            Some(field) => Some(field(&mut self.pooling)),
+            None => find(OWN_IDENTITY, key).map(|field| field(&mut self.pooling.rules.identity)),
         }
     }
 }
 
 impl Keyed for User {
     fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
-        find(USERS, key).map(|field| field(self))
+        match find(USERS, key) {
+            Some(field) => Some(field(self)),
+            None => find(OWN_IDENTITY, key).map(|field| field(&mut self.identity)),
+        }
     }
 }
 

@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use crate::auth::Secret;
     use crate::pool::{Host, PasswordSource};
-    use crate::session::Mode;
+    use crate::session::{IdentitySettings, Missing, Mode};
 
     /// A place where the files are these: `/etc/pgusher.toml` and whatever else is given.
     fn surroundings(file: &str, others: &[(&str, &str)], variables: &[(&str, &str)]) -> Surroundings {
@@ -322,6 +322,51 @@ mod tests {
         );
         assert_eq!(config.max_servers, Some(50));
         assert_eq!((config.users[0].size, config.users[0].mode), (Some(2), Some(Mode::Session)));
+    }
+
+    #[test]
+    fn the_identity_is_the_users_then_the_databases_then_everybodys() {
+        let file = r#"
+            [identity]
+            variables = { "app.tenant_id" = "any" }
+            [databases.own]
+            host = "h"
+            identity_missing = "deny"
+            [databases.shared]
+            url = "postgres://app:p@h"
+            identity_variables = {}
+            [users.u]
+            password = "p"
+            identity_missing = "empty"
+            identity_variable = "app.me"
+            "#;
+        let variables =
+            [("PGUSHER_DATABASES_OWN_IDENTITY_STRICT", "on"), ("PGUSHER_USERS_V_IDENTITY", "off")];
+
+        let config = Config::load(&flags(), &surroundings(file, &[], &variables)).unwrap();
+
+        let (own, shared) = (entry(&config, "own"), entry(&config, "shared"));
+        let said = |identity: &IdentitySettings| identity.said().collect::<Vec<_>>().join(" ");
+        assert_eq!((own.rules.identity.missing, own.rules.identity.strict), (Missing::Deny, true));
+        assert_eq!((own.identities["u"].missing, own.identities["u"].strict), (Missing::Empty, true));
+        assert_eq!(said(&own.rules.identity), "app.current_user_id app.tenant_id");
+        assert_eq!(said(&own.identities["u"]), "app.me app.tenant_id");
+        assert_eq!(said(&own.identities["v"]), "");
+        // Those who share servers empty each other's variables.
+        assert_eq!(said(&shared.rules.identity), "app.current_user_id app.me");
+        assert_eq!(said(&shared.identities["u"]), "app.me app.current_user_id");
+        assert_eq!(said(&shared.identities["v"]), "app.current_user_id app.me");
+    }
+
+    #[test]
+    fn a_variable_is_not_stated_twice() {
+        let file = "[identity]\nvariables = { \"App.Current_User_Id\" = \"any\" }\n[databases.a]\nhost = \"h\"\n\
+                    [users.u]\npassword = \"p\"\nidentity_variables = \"x\"\n";
+
+        let problems = load(file).unwrap_err();
+
+        let found: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
+        assert_eq!(found, ["identity.variables", "users.u.identity_variables"]);
     }
 
     #[test]

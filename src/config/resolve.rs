@@ -10,18 +10,19 @@
 //! # Refuses
 //! To connect, to look hosts up.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::auth::userlist;
 use crate::auth::{Method, Secret, Verifier};
-use crate::config::keys::{Database, Keyed, Listen, Pool, Pooling, Section, User};
+use crate::config::keys::{Database, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, User};
 use crate::config::ledger::{Ledger, table};
 use crate::config::problem::{Problem, Source};
 use crate::config::url::Url;
 use crate::config::{Config, ReadFile};
 use crate::pool::{PasswordSource, Upstream};
 use crate::proxy::{DatabaseEntry, UserEntry};
-use crate::session::IdentitySettings;
+use crate::session::{IdentitySettings, Variable};
 use crate::telemetry::log;
 
 /// Makes the configuration of everything written, which holds only if no problem is added. What is not there is a
@@ -53,9 +54,11 @@ impl Resolve<'_> {
 
         let names = |section| self.ledger.names(section).map(str::to_owned).collect::<Vec<_>>();
         let (databases, users) = (names(Section::Databases), names(Section::Users));
+        self.check_variables(Section::Identity, "", &pool.pooling.rules.identity);
         let databases: Vec<_> =
             databases.into_iter().map(|name| self.database(name, &pool.pooling)).collect();
-        let users: Vec<_> = users.into_iter().map(|name| self.user(name)).collect();
+        let users: Vec<_> =
+            users.into_iter().map(|name| self.user(name, &pool.pooling.rules.identity)).collect();
 
         if databases.is_empty() {
             self.missing(
@@ -102,8 +105,62 @@ impl Resolve<'_> {
         {
             pooling.limits.connect_timeout = timeout;
         }
+        self.check_variables(Section::Databases, &name, &pooling.rules.identity);
+        let is_shared = written.user.is_some() || written.url.as_ref().is_some_and(|url| url.user.is_some());
+        let identities = self.identities(&mut pooling.rules.identity, is_shared);
         let upstream = self.upstream(&name, written);
-        DatabaseEntry { name, upstream, pool: pooling.limits, rules: pooling.rules }
+        DatabaseEntry { name, upstream, pool: pooling.limits, rules: pooling.rules, identities }
+    }
+
+    /// The identity of those users for whom it is another than `everybody`'s. Where all log in as one role they share
+    /// servers, so each empties the variables of the others.
+    fn identities(
+        &self,
+        everybody: &mut IdentitySettings,
+        is_shared: bool,
+    ) -> BTreeMap<String, IdentitySettings> {
+        let mut identities = BTreeMap::new();
+        for name in self.ledger.names(Section::Users) {
+            let own = self.own_identity(name, everybody.clone());
+            if own != *everybody {
+                identities.insert(name.to_owned(), own);
+            }
+        }
+        if is_shared && !identities.is_empty() {
+            let all = identities.values().chain([&*everybody]).flat_map(IdentitySettings::said);
+            let all: BTreeSet<String> = all.map(str::to_ascii_lowercase).collect();
+            for identity in identities.values_mut().chain([everybody]) {
+                let is_stated = |name: &String| identity.position(name.as_bytes()).is_some();
+                identity.others = all.iter().filter(|name| !is_stated(name)).cloned().collect();
+            }
+        }
+        identities
+    }
+
+    /// `identity`, with what a user's table says of it laid over it. What is wrong there is said where the user is read.
+    fn own_identity(&self, user: &str, identity: IdentitySettings) -> IdentitySettings {
+        let mut own = OwnIdentity(identity);
+        for (place, value, _) in self.ledger.table(Section::Users, user) {
+            if let Some(mut field) = own.slot(place.key) {
+                let _ = field.read(value);
+            }
+        }
+        own.0
+    }
+
+    /// No variable is stated twice.
+    fn check_variables(&mut self, section: Section, name: &str, identity: &IdentitySettings) {
+        let (variable, variables) = match section {
+            Section::Identity => ("variable", "variables"),
+            _ => ("identity_variable", "identity_variables"),
+        };
+        let is_written =
+            self.is_written(section, name, variable) || self.is_written(section, name, variables);
+        let is_main = |further: &Variable| further.name.eq_ignore_ascii_case(&identity.variable);
+        if is_written && !self.is_refused(section, name, variables) && identity.variables.iter().any(is_main)
+        {
+            self.blame(section, name, variables, "it holds the main variable, which has a pattern already");
+        }
     }
 
     /// Where a database is and how to log in: its keys, over the parts of its URL.
@@ -147,21 +204,26 @@ impl Resolve<'_> {
             // PostgreSQL counts in milliseconds, and 0 would be no limit.
             settings.push((STATEMENT_TIMEOUT.into(), format!("{}ms", timeout.as_millis().max(1))));
         }
-        let variable = &written.pooling.rules.identity.variable;
-        if settings.iter().any(|(setting, _)| setting.eq_ignore_ascii_case(variable)) {
+        let identity = &written.pooling.rules.identity;
+        let is_identity = |name: &str| {
+            identity.variable.eq_ignore_ascii_case(name) || identity.position(name.as_bytes()).is_some()
+        };
+        if let Some((variable, _)) = settings.iter().find(|(setting, _)| is_identity(setting)) {
             let key = if stated(variable) { "settings" } else { "url" };
             self.blame(
                 Section::Databases,
                 name,
                 key,
-                "identity.variable is set for each client, never for a server",
+                "a variable of the identity is set for each client, never for a server",
             );
         }
         settings
     }
 
-    fn user(&mut self, name: String) -> UserEntry {
-        let written = self.filled(Section::Users, &name, User::default());
+    fn user(&mut self, name: String, identity: &IdentitySettings) -> UserEntry {
+        let inherited = User { identity: identity.clone(), ..User::default() };
+        let written = self.filled(Section::Users, &name, inherited);
+        self.check_variables(Section::Users, &name, &written.identity);
         self.check_password(Section::Users, &name);
         if let (Some(min), Some(size)) = (written.min, written.size)
             && min > size

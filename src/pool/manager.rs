@@ -83,8 +83,8 @@ pub(super) struct Manager {
     caps: Caps,
     /// Its clients that wait for a cap.
     heirs: Arc<Heirs>,
-    /// The identity variable, sent empty at startup so that fresh and used servers are alike.
-    identity_variable: Option<String>,
+    /// The variables of the identity, sent empty at startup so that fresh and used servers are alike.
+    identity_variables: Vec<String>,
     /// What the last client of this pool proved itself with, for pools without a password of their own.
     credential: Mutex<Option<Credential>>,
     /// SCRAM keys derived from the password, by salt and count: the derivation is meant to be slow.
@@ -107,7 +107,7 @@ impl Manager {
         key: PoolKey,
         upstream: Arc<Upstream>,
         settings: Settings,
-        identity_variable: Option<String>,
+        identity_variables: Vec<String>,
         shared: Arc<Shared>,
         (caps, heirs): (Caps, Arc<Heirs>),
     ) -> Self {
@@ -119,7 +119,7 @@ impl Manager {
             shared,
             caps,
             heirs,
-            identity_variable,
+            identity_variables,
             credential: Mutex::default(),
             keys: Mutex::default(),
             connecting: AtomicUsize::new(0),
@@ -172,7 +172,7 @@ impl Manager {
         for (name, value) in &upstream.settings {
             add(name, value);
         }
-        if let Some(variable) = &self.identity_variable {
+        for variable in &self.identity_variables {
             add(variable, "");
         }
         Ok(LoginPlan {

@@ -369,8 +369,8 @@ pub struct Recipe {
     pub upstream: Arc<Upstream>,
     /// Its limits.
     pub settings: Settings,
-    /// The identity variable, if identities are injected.
-    pub identity_variable: Option<String>,
+    /// The variables of the identities that are injected.
+    pub identity_variables: Vec<String>,
     /// The caps it counts against besides the total.
     pub caps: Vec<Arc<Cap>>,
 }
@@ -410,7 +410,7 @@ impl Pools {
                 key.clone(),
                 recipe.upstream.clone(),
                 recipe.settings.clone(),
-                recipe.identity_variable.clone(),
+                recipe.identity_variables.clone(),
                 self.shared.clone(),
                 (caps.clone(), heirs.clone()),
             )

@@ -31,6 +31,8 @@ struct Place {
     upstream: Arc<Upstream>,
     settings: Settings,
     rules: Arc<Rules>,
+    /// The rules of users for whom something differs.
+    own: HashMap<Vec<u8>, Arc<Rules>>,
     servers: Option<Arc<Cap>>,
     clients: Option<Arc<Semaphore>>,
 }
@@ -60,6 +62,19 @@ fn cap(most: Option<usize>) -> Option<Arc<Semaphore>> {
     most.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))))
 }
 
+/// The rules of one user, if they are not those of everybody.
+fn own(database: &DatabaseEntry, user: &UserEntry) -> Option<Arc<Rules>> {
+    let mode = user.mode.filter(|mode| *mode != database.rules.mode);
+    let identity = database.identities.get(&user.name);
+    if mode.is_none() && identity.is_none() {
+        return None;
+    }
+    let mut rules = database.rules.clone();
+    rules.mode = mode.unwrap_or(rules.mode);
+    rules.identity = identity.cloned().unwrap_or(rules.identity);
+    Some(Arc::new(rules))
+}
+
 impl Catalog {
     /// What configuration says.
     pub fn new(databases: &[DatabaseEntry], users: &[UserEntry]) -> Self {
@@ -67,6 +82,10 @@ impl Catalog {
             upstream: Arc::new(entry.upstream.clone()),
             settings: entry.pool.clone(),
             rules: Arc::new(entry.rules.clone()),
+            own: users
+                .iter()
+                .filter_map(|user| Some((user.name.clone().into(), own(entry, user)?)))
+                .collect(),
             servers: entry.upstream.max_servers.map(|most| Arc::new(Cap::new(most))),
             clients: cap(entry.upstream.max_clients),
         };
@@ -92,11 +111,7 @@ impl Catalog {
             settings.size = person.entry.size.unwrap_or(settings.size);
             settings.min = person.entry.min.unwrap_or(settings.min).min(settings.size);
         }
-        let own_mode = person.and_then(|person| person.entry.mode).filter(|mode| *mode != place.rules.mode);
-        let rules = match own_mode {
-            Some(mode) => Arc::new(Rules { mode, ..(*place.rules).clone() }),
-            None => place.rules.clone(),
-        };
+        let rules = place.own.get(user.as_bytes()).unwrap_or(&place.rules).clone();
         let identity = &rules.identity;
         let name = String::from_utf8_lossy(user.as_bytes());
         Some(Seat {
@@ -105,7 +120,7 @@ impl Catalog {
             recipe: Recipe {
                 upstream: place.upstream.clone(),
                 settings,
-                identity_variable: identity.enabled.then(|| identity.variable.clone()),
+                identity_variables: identity.said().map(str::to_owned).collect(),
                 caps: place
                     .servers
                     .clone()

@@ -26,7 +26,7 @@ use crate::proxy::farewell::Denied;
 use crate::proxy::relay::relay_abandoned;
 use crate::session::opening::{self, LoginRequest, Opening, OpeningError, Proof, Step, Tls};
 use crate::session::violation::Report;
-use crate::session::{ClientState, Identity, Outcome, Parameters, Rules, Values};
+use crate::session::{ClientState, Identities, Identity, Nth, Outcome, Parameters, Rules, Values};
 use crate::wire::startup::Replication;
 
 /// Servers that may be lost while a client's settings are tried.
@@ -224,7 +224,7 @@ async fn admit(
     if request.replication != Replication::None {
         return Ok(Admitted::Pilgrim { request, seat, credential, entry });
     }
-    let identity = startup_identity(&seat.rules, &request, suffix.as_deref())?;
+    let identities = startup_identities(&seat.rules, &request, suffix.as_deref())?;
     let startup = startup_values(proxy, &seat.rules, &request);
     let signature = signature(&seat, peer);
     let pool = proxy.pools.pool(&seat.key, || seat.recipe);
@@ -234,7 +234,7 @@ async fn admit(
     let member = pool.join();
     let statements = pool.statements();
     let mut state =
-        ClientState::new(seat.rules, identity, seat.is_exempt, startup, Parameters::default(), statements);
+        ClientState::new(seat.rules, identities, seat.is_exempt, startup, Parameters::default(), statements);
     match (pool.baseline(), pool.accepted(&state.startup)) {
         (Some(baseline), Some(accepted)) => adopt(&mut state, accepted, baseline),
         _ => try_settings(peer, &mut state, &entry, &member).await?,
@@ -334,33 +334,37 @@ async fn try_settings(
 }
 
 /// Who the startup packet says the user is, by the channels that are open.
-fn startup_identity(
+fn startup_identities(
     rules: &Rules,
     request: &LoginRequest,
     suffix: Option<&[u8]>,
-) -> Result<Option<Identity>, Denied> {
+) -> Result<Identities, Denied> {
     let settings = &rules.identity;
-    if !settings.enabled {
-        return Ok(None);
-    }
-    let is_variable = |name: &[u8]| name.eq_ignore_ascii_case(settings.variable.as_bytes());
-    let stated =
-        request.parameters.iter().rev().find(|(name, _)| is_variable(name)).map(|(_, value)| &**value);
-    let stated = stated.filter(|value| !value.is_empty());
-    if stated.is_some() && !settings.from_startup {
-        return Err(Denied::IdentityPattern);
-    }
     let login = settings.from_login_role.then(|| request.user.as_bytes());
-    match suffix.or(stated).or(login) {
-        None => Ok(None),
-        Some(value) => Identity::new(value, &settings.pattern).map(Some).ok_or(Denied::IdentityPattern),
+    let mut identities = Identities::default();
+    for (at, (variable, pattern)) in settings.stated().enumerate() {
+        let is_variable = |name: &[u8]| name.eq_ignore_ascii_case(variable.as_bytes());
+        let parameters = request.parameters.iter().rev();
+        let stated = parameters.filter(|(name, _)| is_variable(name)).map(|(_, value)| &**value).next();
+        let stated = stated.filter(|value| !value.is_empty());
+        if stated.is_some() && !settings.from_startup {
+            return Err(Denied::IdentityChannel);
+        }
+        let value = match Nth(at) {
+            Nth::MAIN => suffix.or(stated).or(login),
+            _ => stated,
+        };
+        if let Some(value) = value {
+            let identity = Identity::new(value, pattern).ok_or(Denied::IdentityPattern)?;
+            identities = identities.with(Nth(at), Some(identity));
+        }
     }
+    Ok(identities)
 }
 
 /// The settings a client's startup packet asks for, the identity and the ignored ones left out.
 fn startup_values(proxy: &Proxy, rules: &Rules, request: &LoginRequest) -> Values {
-    let identity = &rules.identity;
-    let is_ours = |name: &[u8]| identity.enabled && name.eq_ignore_ascii_case(identity.variable.as_bytes());
+    let is_ours = |name: &[u8]| rules.identity.position(name).is_some();
     let ignored = &proxy.settings.ignore_startup_parameters;
     let is_ignored =
         |name: &[u8]| ignored.iter().any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()));

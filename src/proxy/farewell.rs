@@ -16,7 +16,7 @@ use bytes::BytesMut;
 
 use crate::names::Printable;
 use crate::pool::{CheckoutError, ConnectError};
-use crate::session::violation::{Report, Violation, sqlstate};
+use crate::session::violation::{Refusal, Report, Violation, sqlstate};
 use crate::wire::write;
 
 /// How a client's life ended.
@@ -108,6 +108,8 @@ pub(super) enum Denied {
     Checkout(CheckoutError),
     /// Its own cancel request found it waiting.
     Cancelled,
+    /// The startup packet states an identity, and may not.
+    IdentityChannel,
     /// A value for the identity that its pattern does not allow, at startup.
     IdentityPattern,
     /// The client's own `statement_timeout` left no time for the prelude.
@@ -168,11 +170,8 @@ impl Denied {
                     "Every server of the pool was busy. Raise pool.size or pool.acquire_timeout, or shorten transactions.",
                 ),
             ),
-            Self::IdentityPattern => (
-                sqlstate::INVALID_PARAMETER_VALUE,
-                "invalid value for the identity of this connection".to_owned(),
-                Some("The value must match identity.pattern; by default it is a UUID."),
-            ),
+            Self::IdentityChannel => Refusal::IdentityChannel.words(),
+            Self::IdentityPattern => Refusal::IdentityPattern.words(),
             Self::Prelude => (
                 sqlstate::CONNECTION_FAILURE,
                 "the session could not be prepared on the server; nothing was executed".to_owned(),

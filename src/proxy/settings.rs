@@ -3,12 +3,13 @@
 //! # Refuses
 //! To parse: `config` makes these from what was written.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::{Method, Secret};
 use crate::pool;
-use crate::session::Rules;
+use crate::session::{IdentitySettings, Rules};
 
 /// `[listen]`, the part that is about clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +55,8 @@ pub struct DatabaseEntry {
     pub pool: pool::Settings,
     /// The rules of its conversations.
     pub rules: Rules,
+    /// The identity of those users for whom it is another than in `rules`.
+    pub identities: BTreeMap<String, IdentitySettings>,
 }
 
 /// One user, and what differs for it. `None` is: as the database says.

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::session::settings::{IdentitySettings, Pattern, Scope};
+use crate::session::settings::{IdentitySettings, Nth, Pattern, Scope};
 use crate::session::violation::Refusal;
 
 /// The longest identity, in bytes.
@@ -53,41 +53,91 @@ fn is_uuid(value: &[u8]) -> bool {
         })
 }
 
+/// A value for each variable that has one, by their order in [`IdentitySettings::stated`].
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Identities(Option<Arc<[Option<Identity>]>>);
+
+impl Identities {
+    /// The value of one variable.
+    pub fn value(&self, nth: Nth) -> Option<&Identity> {
+        self.0.as_ref()?.get(nth.0)?.as_ref()
+    }
+
+    /// The same, one variable having another value.
+    #[must_use]
+    pub fn with(&self, nth: Nth, value: Option<Identity>) -> Self {
+        let mut values = self.0.as_ref().map_or_else(Vec::new, |values| values.to_vec());
+        values.resize(values.len().max(nth.0.saturating_add(1)), None);
+        if let Some(place) = values.get_mut(nth.0) {
+            *place = value;
+        }
+        // Who has said nothing is one value, not many.
+        let len = values.iter().rposition(Option::is_some).map_or(0, |last| last.saturating_add(1));
+        values.truncate(len);
+        Self((len > 0).then(|| values.into()))
+    }
+}
+
+impl From<Option<Identity>> for Identities {
+    /// The main variable alone.
+    fn from(main: Option<Identity>) -> Self {
+        Self::default().with(Nth::MAIN, main)
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identities(…)")
+    }
+}
+
 /// What one client has said about its user so far.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
-    startup: Option<Identity>,
-    current: Option<Identity>,
+    startup: Identities,
+    current: Identities,
 }
 
 impl Claim {
     /// A client whose startup packet (or login) said `identity`.
-    pub fn at_startup(identity: Option<Identity>) -> Self {
-        Self { current: identity.clone(), startup: identity }
+    pub fn at_startup(identities: Identities) -> Self {
+        Self { current: identities.clone(), startup: identities }
     }
 
     /// Who the next transaction runs for.
     pub fn current(&self) -> Option<&Identity> {
-        self.current.as_ref()
+        self.value(Nth::MAIN)
     }
 
-    /// A SET of the variable. The empty value is nobody.
+    /// What a variable is in the next transaction.
+    pub fn value(&self, nth: Nth) -> Option<&Identity> {
+        self.current.value(nth)
+    }
+
+    /// A SET of a variable. The empty value is nobody.
     ///
     /// # Errors
     /// SET is not a channel here, or the value does not fit the pattern.
-    pub fn set(&mut self, value: &[u8], settings: &IdentitySettings) -> Result<(), Refusal> {
+    pub fn set(&mut self, nth: Nth, value: &[u8], settings: &IdentitySettings) -> Result<(), Refusal> {
         if !settings.from_set {
             return Err(Refusal::IdentityChannel);
         }
-        self.current = match value {
+        let pattern = settings.pattern_of(nth).ok_or(Refusal::IdentityUnclear)?;
+        let value = match value {
             [] => None,
-            _ => Some(Identity::new(value, &settings.pattern).ok_or(Refusal::IdentityPattern)?),
+            _ => Some(Identity::new(value, pattern).ok_or(Refusal::IdentityPattern)?),
         };
+        self.current = self.current.with(nth, value);
         Ok(())
     }
 
-    /// A RESET: back to what the startup packet said.
-    pub fn reset(&mut self) {
+    /// A RESET of a variable: back to what the startup packet said.
+    pub fn reset(&mut self, nth: Nth) {
+        self.current = self.current.with(nth, self.startup.value(nth).cloned());
+    }
+
+    /// A RESET of all of them.
+    pub fn reset_all(&mut self) {
         self.current = self.startup.clone();
     }
 
@@ -99,7 +149,7 @@ impl Claim {
     /// A transaction has ended: under `scope = "transaction"` the claim ends with it.
     pub fn on_transaction_end(&mut self, scope: Scope) {
         if scope == Scope::Transaction {
-            self.current = None;
+            self.current = Identities::default();
         }
     }
 }
@@ -107,6 +157,7 @@ impl Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::settings::Variable;
 
     const A: &[u8] = b"0a1b2c3d-0000-4000-8000-00000000000a";
 
@@ -134,27 +185,27 @@ mod tests {
     #[test]
     fn a_reset_goes_back_to_the_startup_packet() {
         let settings = IdentitySettings { pattern: Pattern::Any, ..IdentitySettings::default() };
-        let mut claim = Claim::at_startup(Identity::new(b"a", &Pattern::Any));
+        let mut claim = Claim::at_startup(Identity::new(b"a", &Pattern::Any).into());
 
-        claim.set(b"b", &settings).unwrap();
+        claim.set(Nth::MAIN, b"b", &settings).unwrap();
         assert_eq!(claim.current().unwrap().as_bytes(), b"b");
-        claim.reset();
+        claim.reset(Nth::MAIN);
 
         assert_eq!(claim.current().unwrap().as_bytes(), b"a");
     }
 
     #[test]
     fn a_refused_value_changes_nothing() {
-        let mut claim = Claim::at_startup(Identity::new(A, &Pattern::Uuid));
+        let mut claim = Claim::at_startup(Identity::new(A, &Pattern::Uuid).into());
 
-        assert_eq!(claim.set(b"x", &IdentitySettings::default()), Err(Refusal::IdentityPattern));
+        assert_eq!(claim.set(Nth::MAIN, b"x", &IdentitySettings::default()), Err(Refusal::IdentityPattern));
 
         assert_eq!(claim.current().unwrap().as_bytes(), A);
     }
 
     #[test]
     fn a_claim_of_transaction_scope_is_used_once() {
-        let mut claim = Claim::at_startup(Identity::new(A, &Pattern::Uuid));
+        let mut claim = Claim::at_startup(Identity::new(A, &Pattern::Uuid).into());
 
         claim.on_transaction_end(Scope::Session);
         assert!(claim.current().is_some());
@@ -164,7 +215,28 @@ mod tests {
     }
 
     #[test]
+    fn each_variable_has_its_own_value_and_its_own_pattern() {
+        let further = Variable { name: "app.tenant_id".into(), pattern: Pattern::Integer };
+        let settings = IdentitySettings { variables: vec![further], ..IdentitySettings::default() };
+        let mut claim = Claim::at_startup(Identity::new(A, &Pattern::Uuid).into());
+
+        claim.set(Nth(1), b"7", &settings).unwrap();
+        assert_eq!(claim.set(Nth(1), A, &settings), Err(Refusal::IdentityPattern));
+        assert_eq!(claim.set(Nth(2), b"7", &settings), Err(Refusal::IdentityUnclear));
+        claim.set(Nth::MAIN, b"", &settings).unwrap();
+
+        assert!(claim.current().is_none());
+        assert_eq!(claim.value(Nth(1)).unwrap().as_bytes(), b"7");
+        claim.reset(Nth(1));
+        assert!(claim.value(Nth(1)).is_none());
+        claim.reset_all();
+        assert!(!claim.is_changed());
+    }
+
+    #[test]
     fn an_identity_does_not_print_itself() {
+        let identity = Identity::new(A, &Pattern::Uuid);
+        assert_eq!(format!("{:?}", Claim::at_startup(identity.into())).matches("0a1b").count(), 0);
         assert_eq!(format!("{:?}", Identity::new(A, &Pattern::Uuid)), "Some(Identity(…))");
     }
 }

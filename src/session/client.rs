@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use memchr::memchr;
 
-use crate::session::claim::{Claim, Identity};
+use crate::session::claim::{Claim, Identities};
 use crate::session::hold::Pins;
 use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::{ClientStatements, Interner, Named};
-use crate::session::settings::Rules;
+use crate::session::settings::{Nth, Rules};
 use crate::session::sql::{self, Command, Hints, Reading};
 
 /// One client's side of the conversation.
@@ -61,14 +61,14 @@ impl ClientState {
     /// A client that has just been admitted.
     pub fn new(
         rules: Arc<Rules>,
-        identity: Option<Identity>,
+        identities: impl Into<Identities>,
         is_exempt: bool,
         startup: Values,
         told: Parameters,
         interner: Arc<dyn Interner>,
     ) -> Self {
         Self {
-            claim: Claim::at_startup(identity),
+            claim: Claim::at_startup(identities.into()),
             is_exempt,
             wanted: startup.clone(),
             startup,
@@ -88,13 +88,19 @@ impl ClientState {
     /// Another with the same rules, that has said nothing.
     pub fn blank(&self) -> Self {
         let (rules, interner) = (self.rules.clone(), self.interner.clone());
-        Self::new(rules, None, self.is_exempt, Values::default(), Parameters::default(), interner)
+        Self::new(
+            rules,
+            Identities::default(),
+            self.is_exempt,
+            Values::default(),
+            Parameters::default(),
+            interner,
+        )
     }
 
     /// Reads a text under this client's rules.
     pub fn read(&self, text: &[u8]) -> Reading {
-        let identity = &self.rules.identity;
-        let mut reading = sql::read(text, if identity.enabled { identity.variable.as_bytes() } else { b"" });
+        let mut reading = sql::read(text, &self.rules.identity);
         if memchr(b'\\', text).is_some() && !self.quotes_plainly() {
             // The text may end its strings elsewhere than it seems to.
             reading.hints = reading.hints.with(Hints::OPAQUE);
@@ -103,6 +109,14 @@ impl ClientState {
             }
         }
         reading
+    }
+
+    /// A variable that the server has a value for in this client's name, if there is one.
+    pub fn claimed_variable(&self) -> Option<&str> {
+        let identity = &self.rules.identity;
+        let mut stated = identity.stated().enumerate();
+        let claimed = stated.find(|(at, _)| self.claim.value(Nth(*at)).is_some());
+        claimed.or_else(|| identity.stated().enumerate().next()).map(|(_, (name, _))| name)
     }
 
     /// Whether a backslash is a backslash: not under `standard_conforming_strings = off`, nor in encodings where it can be
@@ -209,6 +223,6 @@ impl ClientState {
     /// Settings and identity as after login: `RESET ALL`.
     pub fn reset_all(&mut self) {
         self.wanted = self.startup.clone();
-        self.claim.reset();
+        self.claim.reset_all();
     }
 }

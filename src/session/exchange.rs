@@ -198,6 +198,8 @@ pub struct Exchange {
     has_left: bool,
     /// Whether any of the client's words were taken in this turn.
     has_spoken: bool,
+    /// How many statements of the prelude the server will have by name, once it is proven.
+    named: usize,
     /// Whether the prelude changes settings: the server reports them only with its next ReadyForQuery.
     changes_settings: bool,
     /// How many units the client has ended: what was said before the last end may fail without what comes after it.
@@ -262,10 +264,10 @@ impl Exchange {
         self.is_cleaning = false;
         let identity = &client.rules.identity;
         self.is_one_shot = identity.enabled && identity.scope == Scope::Transaction;
-        let value = client.claim.current().map_or(&b""[..], |identity| identity.as_bytes());
         let prelude = Prelude {
-            identity: identity.enabled.then_some((identity.variable.as_bytes(), value)),
-            form: identity.form,
+            identity,
+            claim: &client.claim,
+            prepared: server.prelude,
             applied: &server.applied,
             wanted: &client.wanted,
             discards_sequences: client
@@ -274,6 +276,7 @@ impl Exchange {
                 .is_some_and(|reading| reading.hints.has(Hints::SEQUENCES)),
         };
         self.changes_settings = !server.applied.is_same(&client.wanted);
+        self.named = prelude.named();
         if prelude.is_needed() {
             prelude.write(outbox, &mut self.pipeline);
             self.phase = Phase::Barrier;
@@ -578,9 +581,8 @@ impl Exchange {
             known.filter(|name| name.contains(&b'.')).chain(custom.iter().map(|name| &**name)).collect();
         names.sort_unstable();
         names.dedup();
-        let identity = &client.rules.identity;
-        let variable = (identity.enabled && self.may_have_reset_identity(client))
-            .then_some(identity.variable.as_bytes());
+        let variable =
+            client.claimed_variable().filter(|_| self.may_have_reset_identity(client)).map(str::as_bytes);
         let question =
             Question { identity: variable, is_guarded: guarded, with_statements: !server.hides_statements };
         self.ask_own(outbox, |outbox| inspect::ask(outbox, names.into_iter(), question));
@@ -623,14 +625,14 @@ impl Exchange {
             pins.insert(Pin::Prepare);
         }
         let has_foreign_plans = match findings.plans {
-            Some(plans) => plans != server.statements.len(),
+            Some(plans) => plans != server.statements.len().saturating_add(server.prelude),
             None => self.hints.has(Hints::OPAQUE), // nobody says what that has done to them
         };
         // What slipped through the words that are refused.
         let is_refused = !pins.is_empty()
             && client.rules.state == StatePolicy::Refuse
             && client.rules.mode != Mode::Session;
-        if client.rules.server_statements == 0 && findings.plans.is_some_and(|plans| plans > 0) {
+        if client.rules.server_statements == 0 && findings.plans.is_some_and(|plans| plans > server.prelude) {
             pins.insert(Pin::Prepare);
         }
         let had_pins = !client.pins.is_empty();
@@ -640,7 +642,7 @@ impl Exchange {
             return if is_dirty { self.sweep(true, outbox) } else { self.finish(client, server, outbox) };
         }
         if self.may_have_reset_identity(client) && !findings.has_identity {
-            client.claim.reset();
+            client.claim.reset_all();
         }
         client.wanted = self.wanted_after(findings.values, client);
         if self.is_trial {

@@ -172,12 +172,12 @@ fn on_query(
 ) -> Result<Answer, Malformed> {
     let reading = read_query(body, is_whole, client)?;
     if let Some(command) = reading.command.as_ref().filter(|command| is_ours(command, client, holds)) {
-        if let Command::SelectIdentity(Value::Parameter(_)) = command {
+        if let Command::SelectIdentity(_, Value::Parameter(_)) = command {
             // There is no parameter in a Query: the server says so.
             return Ok(Answer::Server);
         }
         client.forget_unnamed();
-        if let Command::SelectIdentity(_) = command {
+        if let Command::SelectIdentity(..) = command {
             write::row_description(outbox, &["set_config"]);
         }
         let answer = run(command, client, outbox);
@@ -253,9 +253,9 @@ fn on_bind(
     };
     let values = body.get(bind.names..).unwrap_or_default();
     let command = match command {
-        Command::SelectIdentity(Value::Parameter(number)) => {
+        Command::SelectIdentity(nth, Value::Parameter(number)) => {
             let value = parameter(values, number).ok_or(wrong)?;
-            Command::SelectIdentity(Value::Literal(value.to_vec()))
+            Command::SelectIdentity(nth, Value::Literal(value.to_vec()))
         }
         command => command,
     };
@@ -275,12 +275,12 @@ fn on_describe(target: Target<'_>, client: &ClientState, outbox: &mut BytesMut, 
     let Some(described) = described else { return Answer::Server };
     if let Target::Statement(_) = target {
         match described {
-            Command::SelectIdentity(Value::Parameter(number)) => text_parameters(outbox, number),
+            Command::SelectIdentity(_, Value::Parameter(number)) => text_parameters(outbox, number),
             _ => text_parameters(outbox, 0),
         }
     }
     match described {
-        Command::SelectIdentity(_) => write::row_description(outbox, &["set_config"]),
+        Command::SelectIdentity(..) => write::row_description(outbox, &["set_config"]),
         _ => write::no_data(outbox),
     }
     Answer::Done
@@ -319,7 +319,7 @@ fn is_ours(command: &Command, client: &ClientState, holds: bool) -> bool {
         Command::Deallocate(name) => client.statement(name).is_some(),
         Command::DeallocateAll => client.rules.server_statements > 0 && client.pins.is_empty(),
         Command::DiscardAll | Command::ResetAll => !holds && client.rules.mode != Mode::Session,
-        Command::ResetIdentity { .. } | Command::SelectIdentity(_) | Command::SetIdentity(_) => true,
+        Command::ResetIdentity { .. } | Command::SelectIdentity(..) | Command::SetIdentity(..) => true,
     }
 }
 
@@ -346,20 +346,20 @@ fn run(command: &Command, client: &mut ClientState, outbox: &mut BytesMut) -> An
         Command::ResetIdentity { .. } if !settings.identity.from_set => {
             return Answer::Refused(Refusal::IdentityChannel, Vec::new());
         }
-        Command::ResetIdentity { is_set } => {
-            client.claim.reset();
+        Command::ResetIdentity { nth, is_set } => {
+            client.claim.reset(*nth);
             if *is_set { b"SET" } else { b"RESET" }
         }
-        Command::SelectIdentity(Value::Literal(value)) => {
-            if let Err(refusal) = client.claim.set(value, &settings.identity) {
+        Command::SelectIdentity(nth, Value::Literal(value)) => {
+            if let Err(refusal) = client.claim.set(*nth, value, &settings.identity) {
                 return Answer::Refused(refusal, Vec::new());
             }
             write::data_row(outbox, &[Some(value)]);
             b"SELECT 1"
         }
-        Command::SelectIdentity(Value::Parameter(_)) => return Answer::Server,
-        Command::SetIdentity(value) => {
-            if let Err(refusal) = client.claim.set(value, &settings.identity) {
+        Command::SelectIdentity(_, Value::Parameter(_)) => return Answer::Server,
+        Command::SetIdentity(nth, value) => {
+            if let Err(refusal) = client.claim.set(*nth, value, &settings.identity) {
                 return Answer::Refused(refusal, Vec::new());
             }
             b"SET"

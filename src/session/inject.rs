@@ -4,13 +4,17 @@
 //!  P/B/E  BEGIN ISOLATION LEVEL READ COMMITTED
 //!  P/B/E  RESET name                                         one for each setting that is not this client's
 //!  P      select pg_catalog.set_config($1,$2,false)
-//!  B/E    name, value                                        one for each setting, the identity last
+//!  B/E    name, value                                        one for each setting, the identity's variables last
 //!  P/B/E  COMMIT
 //!  the client's first unit                                   in the same write; no Sync of ours anywhere
 //! ```
 //!
 //! If any of it fails, the server skips everything up to the next Sync, so the client's unit does not run. Because the
 //! values are committed in a transaction of their own, nothing the client does later brings back those before.
+//!
+//! With `trusted_sql` the server prepares BEGIN, `set_config` and COMMIT once, by names of ours, and each later prelude binds them:
+//! less to parse. SQL may DEALLOCATE such a name and PREPARE something else in its place, so the promise then holds only
+//! against mistakes, not against hostile SQL.
 //!
 //! # Promises
 //! - The prelude is one piece, written at once, and leaves an answer owed for each of its messages.
@@ -22,18 +26,21 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::session::claim::Claim;
 use crate::session::mutation::{self, Mutation};
 use crate::session::parameters::Values;
 use crate::session::pipeline::{Answer, Origin, Owed, Pipeline, Step};
-use crate::session::settings::Form;
+use crate::session::settings::{Form, IdentitySettings, Nth};
 use crate::wire::write;
 
 /// What a prelude says.
 pub struct Prelude<'a> {
-    /// The identity variable and its value; the empty value is nobody.
-    pub identity: Option<(&'a [u8], &'a [u8])>,
-    /// How the identity is written.
-    pub form: Form,
+    /// Which variables say who the user is, and how they are written.
+    pub identity: &'a IdentitySettings,
+    /// What the client has claimed.
+    pub claim: &'a Claim,
+    /// How many statements of the prelude the server has by [name](Self::named).
+    pub prepared: usize,
     /// The settings the server has.
     pub applied: &'a Values,
     /// The settings the client wants.
@@ -45,14 +52,23 @@ pub struct Prelude<'a> {
 impl Prelude<'_> {
     /// Whether there is anything to say.
     pub fn is_needed(&self) -> bool {
-        self.identity.is_some() || self.discards_sequences || !self.applied.is_same(self.wanted)
+        self.identity.said().next().is_some() || self.discards_sequences || !self.applied.is_same(self.wanted)
+    }
+
+    /// How many statements of it the server keeps by name: those that every prelude of these settings says.
+    pub fn named(&self) -> usize {
+        match (self.identity.trusted_sql && self.identity.said().next().is_some(), self.identity.form) {
+            (false, _) => 0,
+            (true, Form::Literal) => 2,
+            (true, Form::Bound) => 3,
+        }
     }
 
     /// Says it.
     pub fn write(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline) {
         let is_transaction = !mutation::is_on(Mutation::NoCommit);
         if is_transaction {
-            statement(outbox, pipeline, Step::Begin, b"BEGIN ISOLATION LEVEL READ COMMITTED");
+            self.statement(outbox, pipeline, Step::Begin, b"BEGIN ISOLATION LEVEL READ COMMITTED");
         }
         if self.discards_sequences {
             statement(outbox, pipeline, Step::Discard, b"DISCARD SEQUENCES");
@@ -64,27 +80,70 @@ impl Prelude<'_> {
         }
         self.write_settings(outbox, pipeline);
         if is_transaction {
-            statement(outbox, pipeline, Step::Commit, b"COMMIT");
+            self.statement(outbox, pipeline, Step::Commit, b"COMMIT");
         }
     }
 
     fn write_settings(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline) {
-        let literal = self.form == Form::Literal;
-        let bound = self.identity.filter(|_| !literal);
+        let literal = self.identity.form == Form::Literal;
+        let bound = self.identities().filter(|_| !literal);
         let mut settings = self.applied.to_set(self.wanted).chain(bound).peekable();
+        let name = if literal { b"" } else { self.name(Step::Set) };
         if settings.peek().is_some() {
-            write::parse(outbox, b"", b"select pg_catalog.set_config($1,$2,false)", &[]);
-            pipeline.push(Owed::client(Answer::Parse).by(Origin::Prelude(Step::Set)));
+            self.parse(outbox, pipeline, Step::Set, name, b"select pg_catalog.set_config($1,$2,false)");
         }
-        for (name, value) in settings {
-            write::bind_text(outbox, b"", b"", &[Some(name), Some(value)]);
+        for (variable, value) in settings {
+            write::bind_text(outbox, b"", name, &[Some(variable), Some(value)]);
             write::execute(outbox, b"", 0);
             pipeline.push(Owed::client(Answer::Bind).by(Origin::Prelude(Step::Set)));
             pipeline.push(Owed::client(Answer::Execute).by(Origin::Prelude(Step::Set)));
         }
-        if let Some((name, value)) = self.identity.filter(|_| literal) {
-            statement(outbox, pipeline, Step::Assign, &assign(name, value));
+        for (variable, value) in self.identities().filter(|_| literal) {
+            statement(outbox, pipeline, Step::Assign, &assign(variable, value));
         }
+    }
+
+    /// The variables and their values; the empty value is nobody.
+    fn identities(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let stated = self.identity.stated().enumerate().map(|(at, (name, _))| {
+            (name.as_bytes(), self.claim.value(Nth(at)).map_or(&b""[..], |identity| identity.as_bytes()))
+        });
+        stated.chain(self.identity.others.iter().map(|name| (name.as_bytes(), &b""[..])))
+    }
+
+    /// What the server calls a statement of the prelude; it has no name where SQL is not trusted.
+    fn name(&self, step: Step) -> &'static [u8] {
+        match step {
+            _ if self.named() == 0 => b"",
+            Step::Begin => b"pgusher_begin",
+            Step::Commit => b"pgusher_commit",
+            Step::Set => b"pgusher_set",
+            Step::Assign | Step::Discard | Step::Reset => b"",
+        }
+    }
+
+    /// A statement without parameters, by its name if it has one.
+    fn statement(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline, step: Step, sql: &[u8]) {
+        let name = self.name(step);
+        self.parse(outbox, pipeline, step, name, sql);
+        write::bind_text(outbox, b"", name, &[]);
+        write::execute(outbox, b"", 0);
+        for answer in [Answer::Bind, Answer::Execute] {
+            pipeline.push(Owed::client(answer).by(Origin::Prelude(step)));
+        }
+    }
+
+    /// Parse, unless the server has it by name. What else may have the name is closed first.
+    fn parse(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline, step: Step, name: &[u8], sql: &[u8]) {
+        if !name.is_empty() && self.prepared >= self.named() {
+            return;
+        }
+        if !name.is_empty() {
+            write::close(outbox, b'S', name);
+            pipeline.push(Owed::client(Answer::Close).by(Origin::Prelude(step)));
+        }
+        write::parse(outbox, name, sql, &[]);
+        pipeline.push(Owed::client(Answer::Parse).by(Origin::Prelude(step)));
     }
 }
 
@@ -139,11 +198,14 @@ fn put_name(sql: &mut Vec<u8>, name: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::claim::Identity;
+    use crate::session::settings::{Pattern, Variable};
 
     fn values(entries: &[(&str, &str)]) -> Values {
         entries.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect()
     }
 
+    /// What a prelude says, and what is owed for it.
     fn texts(prelude: &Prelude<'_>) -> (Vec<String>, String) {
         let (mut outbox, mut pipeline) = (BytesMut::new(), Pipeline::default());
         prelude.write(&mut outbox, &mut pipeline);
@@ -158,29 +220,78 @@ mod tests {
         (said, format!("{pipeline:?}"))
     }
 
+    /// A prelude that says who the user is, and nothing else.
+    fn said(identity: &IdentitySettings, prepared: usize) -> (Vec<String>, String) {
+        let claim = Claim::at_startup(Identity::new(b"a", &Pattern::Any).into());
+        let nothing = Values::default();
+        texts(&Prelude {
+            identity,
+            claim: &claim,
+            prepared,
+            applied: &nothing,
+            wanted: &nothing,
+            discards_sequences: false,
+        })
+    }
+
+    fn parses(said: &[String]) -> Vec<&str> {
+        said.iter().filter_map(|line| line.strip_prefix("P ")).collect()
+    }
+
     #[test]
     fn an_identity_is_begun_set_and_committed() {
-        let (applied, wanted) = (Values::default(), Values::default());
-        let prelude = Prelude {
-            identity: Some((b"app.current_user_id", b"a")),
-            form: Form::Bound,
-            applied: &applied,
-            wanted: &wanted,
-            discards_sequences: false,
-        };
+        let (said, owed) = said(&IdentitySettings::default(), 0);
 
-        let (said, owed) = texts(&prelude);
-
-        let said: Vec<_> = said.iter().filter(|line| line.starts_with('P')).collect();
         assert_eq!(
-            said,
-            [
-                "P BEGIN ISOLATION LEVEL READ COMMITTED",
-                "P select pg_catalog.set_config($1,$2,false)",
-                "P COMMIT"
-            ]
+            parses(&said),
+            ["BEGIN ISOLATION LEVEL READ COMMITTED", "select pg_catalog.set_config($1,$2,false)", "COMMIT"]
         );
         assert_eq!(owed, "owed: 1! 2! C! 1! 2! C! 1! 2! C!");
+    }
+
+    #[test]
+    fn every_variable_is_said_in_the_same_transaction() {
+        let further = Variable { name: "app.tenant_id".into(), pattern: Pattern::Any };
+        let identity = IdentitySettings {
+            variables: vec![further],
+            others: vec!["app.other".into()],
+            ..IdentitySettings::default()
+        };
+
+        let (said, owed) = said(&identity, 0);
+
+        assert_eq!(owed, "owed: 1! 2! C! 1! 2! C! 2! C! 2! C! 1! 2! C!");
+        let named = |name: &str| said.iter().filter(|line| line.contains(name)).count();
+        assert_eq!(["app.current_user_id", "app.tenant_id", "app.other"].map(named), [1, 1, 1]);
+    }
+
+    #[test]
+    fn what_others_may_have_left_is_emptied_even_without_an_identity() {
+        let off = IdentitySettings { enabled: false, ..IdentitySettings::default() };
+        let shared = IdentitySettings { others: vec!["app.other".into()], ..off.clone() };
+
+        assert!(said(&off, 0).0.iter().all(|line| !line.contains("app.")));
+        assert!(said(&shared, 0).0.iter().any(|line| line.contains("app.other")));
+    }
+
+    #[test]
+    fn a_trusted_prelude_is_prepared_once_and_named() {
+        let identity = IdentitySettings { trusted_sql: true, ..IdentitySettings::default() };
+
+        let (first, owed) = said(&identity, 0);
+        assert_eq!(owed, "owed: 3! 1! 2! C! 3! 1! 2! C! 3! 1! 2! C!");
+        assert_eq!(
+            parses(&first),
+            [
+                "pgusher_begin BEGIN ISOLATION LEVEL READ COMMITTED",
+                "pgusher_set select pg_catalog.set_config($1,$2,false)",
+                "pgusher_commit COMMIT"
+            ]
+        );
+        let (later, owed) = said(&identity, 3);
+
+        assert_eq!(owed, "owed: 2! C! 2! C! 2! C!");
+        assert!(parses(&later).is_empty());
     }
 
     #[test]
@@ -191,9 +302,12 @@ mod tests {
     #[test]
     fn only_the_difference_is_said() {
         let (applied, wanted) = (values(&[("a", "1"), ("b", "2")]), values(&[("b", "2"), ("c.d", "3")]));
+        let off = IdentitySettings { enabled: false, ..IdentitySettings::default() };
+        let claim = Claim::default();
         let prelude = Prelude {
-            identity: None,
-            form: Form::Bound,
+            identity: &off,
+            claim: &claim,
+            prepared: 0,
             applied: &applied,
             wanted: &wanted,
             discards_sequences: false,

@@ -33,10 +33,12 @@ pub mod sql;
 pub mod transaction;
 pub mod violation;
 
-pub use claim::Identity;
+pub use claim::{Identities, Identity};
 pub use client::ClientState;
 pub use exchange::{Clean, Exchange, Outcome};
 pub use parameters::{Parameters, Values};
 pub use server::ServerState;
-pub use settings::{Form, IdentitySettings, Missing, Mode, Pattern, Rules, Scope, SetPolicy, StatePolicy};
+pub use settings::{
+    Form, IdentitySettings, Missing, Mode, Nth, Pattern, Rules, Scope, SetPolicy, StatePolicy, Variable,
+};
 pub use violation::{Refusal, Report, Violation};

@@ -23,6 +23,8 @@ pub struct ServerState {
     pub statements: ServerStatements,
     /// Whether it keeps from its users which statements there are (`pg_prepared_statements` is revoked).
     pub hides_statements: bool,
+    /// How many statements of the prelude it has by name (see [`crate::session::inject`]).
+    pub prelude: usize,
     /// Whether it must prove itself alive before a client's words are sent: it has been idle for long.
     pub is_doubtful: bool,
 }
@@ -36,6 +38,7 @@ impl ServerState {
             applied: Values::default(),
             statements: ServerStatements::default(),
             hides_statements: false,
+            prelude: 0,
             is_doubtful: false,
         }
     }
@@ -44,7 +47,13 @@ impl ServerState {
     pub fn on_swept(&mut self, with_statements: bool) {
         self.applied = Values::default();
         if with_statements {
-            self.statements.clear();
+            self.forget_statements();
         }
+    }
+
+    /// It has no statements any more, of ours neither.
+    pub fn forget_statements(&mut self) {
+        self.statements.clear();
+        self.prelude = 0;
     }
 }

@@ -82,6 +82,15 @@ pub enum Pattern {
     Uuid,
 }
 
+/// A variable that is said to the server besides the main one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Variable {
+    /// Its name, by the rules of [`IdentitySettings::variable`].
+    pub name: String,
+    /// Which values it may have.
+    pub pattern: Pattern,
+}
+
 /// `[identity]`, as it holds for one database and user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdentitySettings {
@@ -89,6 +98,10 @@ pub struct IdentitySettings {
     pub enabled: bool,
     /// The variable that policies read; a valid two-part name such as `app.current_user_id`.
     pub variable: String,
+    /// Further variables, said in the same prelude; claimed as the main one is.
+    pub variables: Vec<Variable>,
+    /// Variables of others whose servers these are too: said to be empty, so that nothing of theirs is left.
+    pub others: Vec<String>,
     /// Whether a startup parameter or `options=-c` may state the identity.
     pub from_startup: bool,
     /// Whether SET, RESET and `set_config` may state it.
@@ -105,6 +118,8 @@ pub struct IdentitySettings {
     pub pattern: Pattern,
     /// How it is written.
     pub form: Form,
+    /// Whether the prelude is three statements that the server has prepared by name: cheaper, but SQL can replace them.
+    pub trusted_sql: bool,
     /// Roles that may go without an identity under `missing = "deny"` (migrations).
     pub exempt: Vec<String>,
     /// Whether every give-back runs the full clean.
@@ -116,6 +131,8 @@ impl Default for IdentitySettings {
         Self {
             enabled: true,
             variable: "app.current_user_id".into(),
+            variables: Vec::new(),
+            others: Vec::new(),
             from_startup: true,
             from_set: true,
             from_login_role: false,
@@ -124,10 +141,45 @@ impl Default for IdentitySettings {
             scope: Scope::default(),
             pattern: Pattern::default(),
             form: Form::default(),
+            trusted_sql: false,
             exempt: Vec::new(),
             strict: false,
         }
     }
+}
+
+impl IdentitySettings {
+    /// The variables a client states, the main one first; none if the identity is off.
+    pub fn stated(&self) -> impl Iterator<Item = (&str, &Pattern)> + Clone {
+        let main = (self.variable.as_str(), &self.pattern);
+        let further = self.variables.iter().map(|variable| (variable.name.as_str(), &variable.pattern));
+        std::iter::once(main).chain(further).filter(|_| self.enabled)
+    }
+
+    /// Every variable that a prelude sets.
+    pub fn said(&self) -> impl Iterator<Item = &str> + Clone {
+        self.stated().map(|(name, _)| name).chain(self.others.iter().map(String::as_str))
+    }
+
+    /// Which of the stated variables `name` is; names of settings have no case.
+    pub fn position(&self, name: &[u8]) -> Option<Nth> {
+        let at = self.stated().position(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))?;
+        Some(Nth(at))
+    }
+
+    /// Which values a stated variable may have.
+    pub fn pattern_of(&self, nth: Nth) -> Option<&Pattern> {
+        self.stated().nth(nth.0).map(|(_, pattern)| pattern)
+    }
+}
+
+/// One of the stated variables, by its place among them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Nth(pub usize);
+
+impl Nth {
+    /// The main one, which says who the user is.
+    pub const MAIN: Self = Self(0);
 }
 
 /// The rules of one client's conversation, fixed at its login from `[pool]`, its database and its user.

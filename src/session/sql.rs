@@ -16,6 +16,7 @@
 use memchr::{memchr, memchr2};
 
 use crate::session::prepared::ServerName;
+use crate::session::settings::{IdentitySettings, Nth};
 
 /// What a text might do, as a set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -77,19 +78,21 @@ pub enum Command {
     ResetAll,
     /// `RESET variable`, `SET variable TO DEFAULT`: of the identity.
     ResetIdentity {
+        /// Which variable.
+        nth: Nth,
         /// Whether it was written as a SET: the command tag says so too.
         is_set: bool,
     },
     /// `SELECT set_config(variable, value, false)` of the identity.
-    SelectIdentity(Value),
+    SelectIdentity(Nth, Value),
     /// `SET variable = value` of the identity.
-    SetIdentity(Vec<u8>),
+    SetIdentity(Nth, Vec<u8>),
 }
 
 impl Command {
     /// Whether it is about the identity.
     pub fn is_identity(&self) -> bool {
-        matches!(self, Self::ResetIdentity { .. } | Self::SelectIdentity(_) | Self::SetIdentity(_))
+        matches!(self, Self::ResetIdentity { .. } | Self::SelectIdentity(..) | Self::SetIdentity(..))
     }
 }
 
@@ -124,8 +127,8 @@ pub struct Reading {
     pub custom: Vec<Vec<u8>>,
 }
 
-/// Reads `text`; `variable` is the identity's, lower case, or empty when there is none.
-pub fn read(text: &[u8], variable: &[u8]) -> Reading {
+/// Reads `text`; the variables of `identity` are those whose commands are ours.
+pub fn read(text: &[u8], identity: &IdentitySettings) -> Reading {
     let mut reading = Reading::default();
     let mut tokens = Tokens { text, at: 0 };
     let mut statements = 0usize;
@@ -136,9 +139,9 @@ pub fn read(text: &[u8], variable: &[u8]) -> Reading {
         statements += 1;
         let single = statements == 1;
         if let Token::Word(word) = first {
-            statement(word, &mut tokens, variable, &mut reading, single);
+            statement(word, &mut tokens, identity, &mut reading, single);
         } else {
-            rest(first, &mut tokens, variable, &mut reading);
+            rest(first, &mut tokens, identity, &mut reading);
         }
     }
     if statements > 1 {
@@ -151,12 +154,18 @@ pub fn read(text: &[u8], variable: &[u8]) -> Reading {
 }
 
 /// Reads one statement that begins with `word`, up to and including its semicolon.
-fn statement(word: &[u8], tokens: &mut Tokens<'_>, variable: &[u8], reading: &mut Reading, single: bool) {
+fn statement(
+    word: &[u8],
+    tokens: &mut Tokens<'_>,
+    identity: &IdentitySettings,
+    reading: &mut Reading,
+    single: bool,
+) {
     let is = |keyword: &str| word.eq_ignore_ascii_case(keyword.as_bytes());
     let rewind = *tokens;
     let (hints, command) = match () {
         () if is("select") => {
-            let command = if variable.is_empty() { None } else { select_identity(tokens, variable) };
+            let command = if identity.enabled { select_identity(tokens, identity) } else { None };
             if command.is_some() {
                 (Hints::SETS, command)
             } else {
@@ -164,8 +173,8 @@ fn statement(word: &[u8], tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
                 (Hints::default(), None)
             }
         }
-        () if is("set") => set(tokens, variable, &mut reading.custom),
-        () if is("reset") => reset(tokens, variable),
+        () if is("set") => set(tokens, identity, &mut reading.custom),
+        () if is("reset") => reset(tokens, identity),
         () if is("begin") || is("start") => (Hints::BEGIN, None),
         () if is("discard") => discard(tokens),
         () if is("deallocate") => deallocate(tokens, &mut reading.reserved),
@@ -195,12 +204,12 @@ fn statement(word: &[u8], tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
         if token == Token::Symbol(b';') {
             return;
         }
-        rest(token, tokens, variable, reading);
+        rest(token, tokens, identity, reading);
     }
 }
 
 /// Looks at a word in the middle of a statement.
-fn rest(token: Token<'_>, tokens: &mut Tokens<'_>, variable: &[u8], reading: &mut Reading) {
+fn rest(token: Token<'_>, tokens: &mut Tokens<'_>, identity: &IdentitySettings, reading: &mut Reading) {
     let word = match token {
         Token::Word(word) => word,
         Token::Quoted(name) => name,
@@ -215,7 +224,7 @@ fn rest(token: Token<'_>, tokens: &mut Tokens<'_>, variable: &[u8], reading: &mu
         (Some(b't'), 4 | 9) if eq(word, "temp") || eq(word, "temporary") => Hints::STATE,
         (Some(b'e'), 7) if eq(word, "execute") => execute(tokens, &mut reading.reserved),
         (Some(b'h'), 4) if eq(word, "hold") => Hints::STATE,
-        (Some(b's'), 10) if eq(word, "set_config") => set_config(tokens, variable, &mut reading.custom),
+        (Some(b's'), 10) if eq(word, "set_config") => set_config(tokens, identity, &mut reading.custom),
         (Some(b'p'), 7..) if starts(word, "pg_temp") => Hints::STATE,
         (Some(b'p'), 11) if eq(word, "pg_settings") => Hints::OPAQUE,
         (Some(b'p'), 16..) if contains(word, b"advisory_unlock") => Hints::CLEANS,
@@ -239,16 +248,15 @@ fn contains(word: &[u8], part: &[u8]) -> bool {
 }
 
 /// After `set_config`: for the session, for the transaction, and of which variable.
-fn set_config(tokens: &Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> Hints {
+fn set_config(tokens: &Tokens<'_>, identity: &IdentitySettings, custom: &mut Vec<Vec<u8>>) -> Hints {
     let mut look = *tokens;
     if look.next() != Some(Token::Symbol(b'(')) {
         return Hints::OPAQUE;
     }
     let name = look.next();
-    let is_known = !variable.is_empty();
-    let names_it =
-        |token| matches!(token, Token::String(text) if is_known && text.eq_ignore_ascii_case(variable));
-    let mut mentions = name.is_some_and(|token| names_it(token) || (is_known && token == Token::Escaped));
+    let names_it = |token| matches!(token, Token::String(text) if identity.position(text).is_some());
+    let mut mentions =
+        name.is_some_and(|token| names_it(token) || (identity.enabled && token == Token::Escaped));
     let (mut depth, mut last) = (1usize, None);
     for token in look.by_ref() {
         mentions |= names_it(token);
@@ -284,7 +292,7 @@ fn note_custom(name: &[u8], custom: &mut Vec<Vec<u8>>) {
 }
 
 /// `SELECT set_config('variable', value, false)` and no more.
-fn select_identity(tokens: &mut Tokens<'_>, variable: &[u8]) -> Option<Command> {
+fn select_identity(tokens: &mut Tokens<'_>, identity: &IdentitySettings) -> Option<Command> {
     let mut word = tokens.name()?;
     if word == b"pg_catalog" {
         tokens.symbol(b'.')?;
@@ -294,10 +302,8 @@ fn select_identity(tokens: &mut Tokens<'_>, variable: &[u8]) -> Option<Command> 
         return None;
     }
     tokens.symbol(b'(')?;
-    match tokens.next()? {
-        Token::String(text) if text.eq_ignore_ascii_case(variable) => {}
-        _ => return None,
-    }
+    let Token::String(name) = tokens.next()? else { return None };
+    let nth = identity.position(name)?;
     tokens.cast();
     tokens.symbol(b',')?;
     let value = match tokens.next()? {
@@ -317,11 +323,15 @@ fn select_identity(tokens: &mut Tokens<'_>, variable: &[u8]) -> Option<Command> 
         let _ = alias;
         return None;
     }
-    tokens.is_end().then_some(Command::SelectIdentity(value))
+    tokens.is_end().then_some(Command::SelectIdentity(nth, value))
 }
 
 /// After `SET`.
-fn set(tokens: &mut Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> (Hints, Option<Command>) {
+fn set(
+    tokens: &mut Tokens<'_>,
+    identity: &IdentitySettings,
+    custom: &mut Vec<Vec<u8>>,
+) -> (Hints, Option<Command>) {
     let mut look = *tokens;
     match look.peek_word() {
         Some(word) if eq(word, "local") || eq(word, "transaction") || eq(word, "constraints") => {
@@ -336,9 +346,10 @@ fn set(tokens: &mut Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> (
         Some(word) if eq(word, "role") => return (Hints::STATE, None),
         _ => {}
     }
-    match look.variable() {
-        Some(name) if !variable.is_empty() && name == variable => {}
-        Some(name) => {
+    let name = look.variable();
+    let nth = match (name.as_ref().and_then(|name| identity.position(name)), name) {
+        (Some(nth), _) => nth,
+        (None, Some(name)) => {
             let _ = look.next(); // `=` or TO
             if !look.peek_word().is_some_and(|word| eq(word, "default")) {
                 note_custom(&name, custom);
@@ -346,9 +357,9 @@ fn set(tokens: &mut Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> (
             return (Hints::SETS, None);
         }
         // A name in escapes might be the identity's.
-        None if !variable.is_empty() => return (Hints::SETS.with(Hints::IDENTITY), None),
-        None => return (Hints::SETS, None),
-    }
+        (None, None) if identity.enabled => return (Hints::SETS.with(Hints::IDENTITY), None),
+        (None, None) => return (Hints::SETS, None),
+    };
     *tokens = look;
     let unclear = (Hints::SETS.with(Hints::IDENTITY), None);
     match tokens.next() {
@@ -357,18 +368,18 @@ fn set(tokens: &mut Tokens<'_>, variable: &[u8], custom: &mut Vec<Vec<u8>>) -> (
         _ => return unclear,
     }
     let command = match tokens.next() {
-        Some(Token::String(text)) => Command::SetIdentity(unquote(text, b'\'')),
-        Some(Token::Quoted(text)) => Command::SetIdentity(unquote(text, b'"')),
-        Some(Token::Word(word)) if eq(word, "default") => Command::ResetIdentity { is_set: true },
-        Some(Token::Word(word)) => Command::SetIdentity(word.to_ascii_lowercase()),
-        Some(Token::Number(digits)) => Command::SetIdentity(digits.to_vec()),
+        Some(Token::String(text)) => Command::SetIdentity(nth, unquote(text, b'\'')),
+        Some(Token::Quoted(text)) => Command::SetIdentity(nth, unquote(text, b'"')),
+        Some(Token::Word(word)) if eq(word, "default") => Command::ResetIdentity { nth, is_set: true },
+        Some(Token::Word(word)) => Command::SetIdentity(nth, word.to_ascii_lowercase()),
+        Some(Token::Number(digits)) => Command::SetIdentity(nth, digits.to_vec()),
         _ => return unclear,
     };
     if tokens.is_end_of_statement() { (Hints::SETS, Some(command)) } else { unclear }
 }
 
 /// After `RESET`.
-fn reset(tokens: &mut Tokens<'_>, variable: &[u8]) -> (Hints, Option<Command>) {
+fn reset(tokens: &mut Tokens<'_>, identity: &IdentitySettings) -> (Hints, Option<Command>) {
     let mut look = *tokens;
     match look.peek_word() {
         Some(word) if eq(word, "all") => {
@@ -379,12 +390,12 @@ fn reset(tokens: &mut Tokens<'_>, variable: &[u8]) -> (Hints, Option<Command>) {
         Some(word) if eq(word, "role") || eq(word, "session") => return (Hints::CLEANS, None),
         _ => {}
     }
-    match look.variable() {
-        Some(name) if !variable.is_empty() && name == variable => {
+    match look.variable().and_then(|name| identity.position(&name)) {
+        Some(nth) => {
             *tokens = look;
-            (Hints::SETS, Some(Command::ResetIdentity { is_set: false }))
+            (Hints::SETS, Some(Command::ResetIdentity { nth, is_set: false }))
         }
-        _ => (Hints::SETS, None),
+        None => (Hints::SETS, None),
     }
 }
 
@@ -697,15 +708,18 @@ fn is_word(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::settings::{Pattern, Variable};
 
-    const V: &[u8] = b"app.current_user_id";
+    fn reading(text: &str) -> Reading {
+        read(text.as_bytes(), &IdentitySettings::default())
+    }
 
     fn hints(text: &str) -> Hints {
-        read(text.as_bytes(), V).hints
+        reading(text).hints
     }
 
     fn command(text: &str) -> Option<Command> {
-        read(text.as_bytes(), V).command
+        reading(text).command
     }
 
     #[test]
@@ -756,9 +770,9 @@ mod tests {
         {
             assert!(hints(text).has(Hints::SETS), "{text}");
         }
-        assert_eq!(read(b"set App.Tenant = 'x'", V).custom, [b"app.tenant"]);
-        assert!(read(b"set app.tenant to default; reset app.tenant", V).custom.is_empty());
-        assert_eq!(read(b"select set_config('app.tenant', $1, false)", V).custom, [b"app.tenant"]);
+        assert_eq!(reading("set App.Tenant = 'x'").custom, [b"app.tenant"]);
+        assert!(reading("set app.tenant to default; reset app.tenant").custom.is_empty());
+        assert_eq!(reading("select set_config('app.tenant', $1, false)").custom, [b"app.tenant"]);
         for text in ["begin", "START TRANSACTION", "select 1; begin; select 2"] {
             assert!(hints(text).has(Hints::BEGIN), "{text}");
         }
@@ -782,18 +796,14 @@ mod tests {
             "deallocate prepare \"pgusher_x\"",
             "deallocate pgusher_x; select 1",
         ] {
-            assert_eq!(read(text.as_bytes(), V).reserved, used, "{text}");
+            assert_eq!(reading(text).reserved, used, "{text}");
         }
         for text in [
             "prepare pgusher_x as select 1",
             "PREPARE PGUSHER_X (int) AS SELECT $1",
             "prepare \"pgusher_x\" as x",
         ] {
-            assert_eq!(
-                read(text.as_bytes(), V).reserved,
-                Some(Reserved::Taken(b"pgusher_x".into())),
-                "{text}"
-            );
+            assert_eq!(reading(text).reserved, Some(Reserved::Taken(b"pgusher_x".into())), "{text}");
         }
         for text in [
             "execute x",
@@ -805,7 +815,7 @@ mod tests {
             "prepare transaction 'pgusher_x'",
             "deallocate all",
         ] {
-            assert_eq!(read(text.as_bytes(), V).reserved, None, "{text}");
+            assert_eq!(reading(text).reserved, None, "{text}");
         }
         assert!(hints("explain analyze execute p").has(Hints::OPAQUE));
         assert_eq!(hints("grant execute on function f to app"), Hints::default());
@@ -822,23 +832,59 @@ mod tests {
             "/* x */ set app.current_user_id = a",
             "set app.current_user_id = \"a\"",
         ] {
-            assert_eq!(command(text), Some(Command::SetIdentity(b"a".into())), "{text}");
+            assert_eq!(command(text), Some(Command::SetIdentity(Nth::MAIN, b"a".into())), "{text}");
         }
-        assert_eq!(command("set app.current_user_id = 'o''k'"), Some(Command::SetIdentity(b"o'k".into())));
-        assert_eq!(command("set app.current_user_id = 42"), Some(Command::SetIdentity(b"42".into())));
-        assert_eq!(command("reset app.current_user_id"), Some(Command::ResetIdentity { is_set: false }));
+        assert_eq!(
+            command("set app.current_user_id = 'o''k'"),
+            Some(Command::SetIdentity(Nth::MAIN, b"o'k".into()))
+        );
+        assert_eq!(
+            command("set app.current_user_id = 42"),
+            Some(Command::SetIdentity(Nth::MAIN, b"42".into()))
+        );
+        assert_eq!(
+            command("reset app.current_user_id"),
+            Some(Command::ResetIdentity { nth: Nth::MAIN, is_set: false })
+        );
         assert_eq!(
             command("set app.current_user_id to default"),
-            Some(Command::ResetIdentity { is_set: true })
+            Some(Command::ResetIdentity { nth: Nth::MAIN, is_set: true })
         );
         assert_eq!(
             command("select set_config('app.current_user_id', 'a', false)"),
-            Some(Command::SelectIdentity(Value::Literal(b"a".into())))
+            Some(Command::SelectIdentity(Nth::MAIN, Value::Literal(b"a".into())))
         );
         assert_eq!(
             command("SELECT pg_catalog.set_config('app.current_user_id', $1::text, FALSE);"),
-            Some(Command::SelectIdentity(Value::Parameter(1)))
+            Some(Command::SelectIdentity(Nth::MAIN, Value::Parameter(1)))
         );
+    }
+
+    #[test]
+    fn every_stated_variable_is_read_as_the_main_one_is() {
+        let further = Variable { name: "app.Tenant_Id".into(), pattern: Pattern::Any };
+        let settings = IdentitySettings {
+            variable: "App.User".into(),
+            variables: vec![further],
+            ..IdentitySettings::default()
+        };
+        let command = |text: &str| read(text.as_bytes(), &settings).command;
+
+        assert_eq!(command("set app.user = 1"), Some(Command::SetIdentity(Nth::MAIN, b"1".into())));
+        assert_eq!(command("set \"APP\".tenant_id = 1"), Some(Command::SetIdentity(Nth(1), b"1".into())));
+        assert_eq!(
+            command("reset app.tenant_id"),
+            Some(Command::ResetIdentity { nth: Nth(1), is_set: false })
+        );
+        assert_eq!(
+            command("select set_config('app.tenant_id', $1, false)"),
+            Some(Command::SelectIdentity(Nth(1), Value::Parameter(1)))
+        );
+        assert_eq!(command("set app.current_user_id = 'a'"), None);
+        let both = read(b"set app.user = 'a'; set app.tenant_id = 'b'", &settings);
+        assert!(both.command.is_none() && both.hints.has(Hints::IDENTITY));
+        let off = IdentitySettings { enabled: false, ..settings.clone() };
+        assert_eq!(read(b"set app.user = 'a'", &off).command, None);
     }
 
     #[test]
@@ -875,7 +921,7 @@ mod tests {
         for text in
             ["'", "\"", "$a$", "/*", "--", "e'\\", "$", "U&'", "select set_config(", "set app.", "\u{fffd}"]
         {
-            let _ = read(text.as_bytes(), V);
+            let _ = reading(text);
         }
     }
 }

@@ -148,8 +148,20 @@ impl Report {
 impl Refusal {
     /// The words for the client. `name` is the statement's, where there is one.
     pub fn report(self, name: &[u8]) -> Report {
+        let (sqlstate, message, hint) = self.words_about(name);
+        // postgres.js prepares again what is gone, if it was this function that missed it.
+        let routine = (self == Self::UnknownStatement).then_some("FetchPreparedStatement");
+        Report { severity: "ERROR", sqlstate, message, hint, routine }
+    }
+
+    /// SQLSTATE, message and hint.
+    pub fn words(self) -> (&'static str, String, Option<&'static str>) {
+        self.words_about(b"")
+    }
+
+    fn words_about(self, name: &[u8]) -> (&'static str, String, Option<&'static str>) {
         let name = crate::names::Printable(name);
-        let (sqlstate, message, hint) = match self {
+        match self {
             Self::ClientStatements => (
                 sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
                 "too many prepared statements on this connection".to_owned(),
@@ -177,13 +189,15 @@ impl Refusal {
             Self::IdentityPattern => (
                 sqlstate::INVALID_PARAMETER_VALUE,
                 "invalid value for the identity of this connection".to_owned(),
-                Some("The value must match identity.pattern; by default it is a UUID."),
+                Some(
+                    "The value must match identity.pattern, or the variable's own in identity.variables; by default it is a UUID.",
+                ),
             ),
             Self::IdentityUnclear => (
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "the identity can only be set by a statement of its own".to_owned(),
                 Some(
-                    "Send SET, RESET or SELECT set_config(...) of the identity variable alone and first, outside a transaction; or SET LOCAL inside one.",
+                    "Send SET, RESET or SELECT set_config(...) of one identity variable alone and first, outside a transaction; or SET LOCAL inside one.",
                 ),
             ),
             Self::NoIdentity => (
@@ -224,9 +238,6 @@ impl Refusal {
                 },
                 None,
             ),
-        };
-        // postgres.js prepares again what is gone, if it was this function that missed it.
-        let routine = (self == Self::UnknownStatement).then_some("FetchPreparedStatement");
-        Report { severity: "ERROR", sqlstate, message, hint, routine }
+        }
     }
 }

@@ -115,9 +115,10 @@ pub fn scram(bytes: &[u8]) {
 
 /// Any text is read.
 pub fn read_sql(bytes: &[u8]) {
-    let reading = sql::read(bytes, b"app.user");
+    let identity = IdentitySettings { variable: "app.user".into(), ..IdentitySettings::default() };
+    let reading = sql::read(bytes, &identity);
     // Reading is of the text alone: a second look sees the same.
-    assert_eq!(reading, sql::read(bytes, b"app.user"));
+    assert_eq!(reading, sql::read(bytes, &identity));
 }
 
 /// A client may say anything, before and after its prelude is proven.

@@ -332,7 +332,7 @@ impl Exchange {
             None => read_query(body, is_whole, client)?,
         };
         // There is no parameter in a Query: the server says so.
-        reading.command.take_if(|command| matches!(command, Command::SelectIdentity(Value::Parameter(_))));
+        reading.command.take_if(|command| matches!(command, Command::SelectIdentity(_, Value::Parameter(_))));
         match self.judge(&reading, client) {
             Judgement::Hold => return Ok(Move::Hold),
             Judgement::Pass => {}

@@ -95,6 +95,7 @@ impl Exchange {
                 // What was kept has been said.
                 buffer::discard(&mut client_buffers.inbox, std::mem::take(&mut self.cursor));
                 server.applied = client.wanted.clone();
+                server.prelude = server.prelude.max(self.named);
                 if !self.changes_settings {
                     tell(client, server, outbox);
                 }
@@ -284,7 +285,7 @@ impl Exchange {
                 b"PREPARE" => self.has_prepared = true,
                 b"DEALLOCATE ALL" => {
                     self.has_prepared = false;
-                    server.statements.clear();
+                    server.forget_statements();
                     client.forget_statements();
                 }
                 b"DISCARD ALL" => {
@@ -380,6 +381,7 @@ impl Exchange {
         self.undo.clear();
         self.refused.clear();
         self.deallocating.clear();
+        server.prelude = 0; // it may have lost one of them; all are said again
         self.phase = Phase::Unwinding(sqlstate);
         self.segment = Segment::Synced;
         self.cursor = 0;
