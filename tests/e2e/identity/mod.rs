@@ -17,6 +17,7 @@ mod servers;
 mod stage;
 mod statements;
 mod transactions;
+mod variables;
 
 use stage::{A, B, ME, Setting, Stage, act, first_column, is, me};
 
