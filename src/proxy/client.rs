@@ -245,7 +245,13 @@ impl Client {
         }
     }
 
-    async fn conclude(&mut self, outcome: Outcome, lease: Lease, began: Instant) -> Result<Spoken, Ended> {
+    async fn conclude(
+        &mut self,
+        outcome: Outcome,
+        mut lease: Lease,
+        began: Instant,
+    ) -> Result<Spoken, Ended> {
+        note_slipped(self.record.id, &mut lease);
         match outcome {
             Outcome::ClientLeft => {
                 self.abandon(lease);
@@ -357,8 +363,9 @@ impl Client {
         }
         let state = self.leave_state();
         let aim = is_busy.then(|| lease.cancel.aim());
+        let id = self.record.id;
         self.proxy.drain.clone().track(move |here| async move {
-            recover(lease, state, aim).await;
+            recover(id, lease, state, aim).await;
             drop(here);
         });
     }
@@ -421,8 +428,17 @@ fn hear_held(
     }
 }
 
+/// Says what a client did that its pool refuses, where its words did not show it.
+fn note_slipped(client: ClientId, lease: &mut Lease) {
+    let slipped = lease.exchange.take_slipped();
+    if !slipped.is_empty() {
+        let (pool, server) = (lease.pool().key(), lease.id());
+        tracing::warn!(%client, %pool, %server, state = %slipped, "session state is refused here, but was made: removed");
+    }
+}
+
 /// Cancels what runs, rolls back what is open, sweeps what is left; a server that will not come back in time is closed.
-async fn recover(mut lease: Lease, mut state: ClientState, aim: Option<crate::pool::Aim>) {
+async fn recover(client: ClientId, mut lease: Lease, mut state: ClientState, aim: Option<crate::pool::Aim>) {
     let limit = lease.pool().settings().clean_timeout;
     let result = timeout(limit, async {
         let cancelled = async {
@@ -433,6 +449,7 @@ async fn recover(mut lease: Lease, mut state: ClientState, aim: Option<crate::po
         tokio::join!(cancelled, relay_abandoned(&mut state, &mut lease)).1
     })
     .await;
+    note_slipped(client, &mut lease);
     match result {
         Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, Some(clean)))) => lease.release(clean),
         result => {

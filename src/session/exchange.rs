@@ -231,6 +231,8 @@ pub struct Exchange {
     failure: Box<[u8]>,
     fatal: Option<Loss>,
     findings: Findings,
+    /// What is refused and was there all the same.
+    slipped: Pins,
     is_just_proven: bool,
     question_failed: Option<[u8; 5]>,
     /// How often the question was asked again.
@@ -399,6 +401,11 @@ impl Exchange {
     /// Whether more of the client's words could be judged now, had they come.
     pub fn is_listening(&self) -> bool {
         !self.is_holding_back()
+    }
+
+    /// What was found on the server although its like is refused here, and is swept: once.
+    pub fn take_slipped(&mut self) -> Pins {
+        std::mem::take(&mut self.slipped)
     }
 
     /// Units of the client's answered so far.
@@ -632,6 +639,9 @@ impl Exchange {
         let is_refused = !pins.is_empty()
             && client.rules.state == StatePolicy::Refuse
             && client.rules.mode != Mode::Session;
+        if is_refused {
+            self.slipped = pins;
+        }
         if client.rules.server_statements == 0 && findings.plans.is_some_and(|plans| plans > server.prelude) {
             pins.insert(Pin::Prepare);
         }

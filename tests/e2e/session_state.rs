@@ -629,18 +629,35 @@ on_every_major! {
         let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
         client.ask([say::parse("s", "select 'kept'"), say::sync()]).await;
 
-        for make in [
-            "do $$ begin perform pg_advisory_lock(1); end $$",
-            "do $$ begin create temp table mine (); end $$",
-            "do $$ begin execute 'lis' || 'ten c'; end $$",
-            "do $$ begin set work_mem = '6MB'; execute 'set ro' || 'le app'; end $$",
+        for (make, kind) in [
+            ("do $$ begin perform pg_advisory_lock(1); end $$", "advisory_lock"),
+            ("do $$ begin create temp table mine (); end $$", "temporary"),
+            ("do $$ begin execute 'lis' || 'ten c'; create temp table mine (); end $$", "listen,temporary"),
+            ("do $$ begin set work_mem = '6MB'; execute 'set ro' || 'le app'; end $$", "role"),
+            ("do $$ begin execute 'prepare mine as select 1'; end $$", "prepare"),
         ] {
             client.rows(make).await;
 
             assert_eq!(other.value(LEFT).await, "nothing", "{make}");
+            let logged = pgusher.until_logged(&format!("state={kind}")).await;
+            for who in ["WARN", "session state is refused here", "client=c2", &format!("pool={}/app", postgres.database())] {
+                assert!(logged.contains(who), "{who}: {logged}");
+            }
             let answer = client.ask([say::bind("", "s", &[]), say::execute("", 0), say::sync()]).await;
             assert_eq!(answer, "2 D C(SELECT 1) Z(I)");
         }
+    }
+
+    async fn what_a_client_that_left_at_once_has_slipped_through_is_swept_and_logged(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).text("pool", "session_state", "refuse").start().await;
+        let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
+
+        client.rows("begin").await;
+        client.send([say::query("do $$ begin perform pg_advisory_lock(1); end $$"), say::terminate()]).await;
+
+        let logged = pgusher.until_logged("state=advisory_lock").await;
+        assert!(logged.contains("client=c2"), "{logged}");
+        assert_eq!(other.value(LEFT).await, "nothing");
     }
 
     async fn many_clients_with_settings_of_their_own_never_see_anothers(postgres: Postgres) {
