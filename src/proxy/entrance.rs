@@ -286,7 +286,7 @@ fn adopt(state: &mut ClientState, accepted: Values, baseline: Parameters) {
             told.set(name, value);
         }
     }
-    state.told = told;
+    state.welcome(told);
     state.wanted = accepted.clone();
     state.startup = accepted;
 }
@@ -318,7 +318,7 @@ async fn try_settings(
         match outcome {
             Ok(Ok(Outcome::Settled(clean))) => {
                 pool.accept(asked, state.startup.clone());
-                state.told = server.state.reported.clone();
+                state.welcome(server.state.reported.clone());
                 lease.release(clean);
                 return Ok(());
             }

@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use memchr::memchr;
 
 use crate::session::claim::{Claim, Identities};
@@ -20,6 +21,7 @@ use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::{ClientStatements, Interner, Named};
 use crate::session::settings::{Nth, Rules};
 use crate::session::sql::{self, Command, Hints, Reading};
+use crate::wire::write;
 
 /// One client's side of the conversation.
 pub struct ClientState {
@@ -35,6 +37,8 @@ pub struct ClientState {
     pub wanted: Values,
     /// The parameter values it has been told.
     pub told: Parameters,
+    /// Those it was told at login.
+    began: Parameters,
     /// Why it keeps its server.
     pub pins: Pins,
     /// Bytes at the front of what comes that are dropped.
@@ -72,6 +76,7 @@ impl ClientState {
             is_exempt,
             wanted: startup.clone(),
             startup,
+            began: told.clone(),
             told,
             pins: Pins::default(),
             discarding: 0,
@@ -98,6 +103,31 @@ impl ClientState {
         )
     }
 
+    /// It is let in, and told this.
+    pub fn welcome(&mut self, told: Parameters) {
+        self.began = told.clone();
+        self.told = told;
+    }
+
+    /// Tells it what is not as it was at login.
+    pub fn tell_reset(&mut self, outbox: &mut BytesMut) {
+        let began = self.began.clone();
+        self.tell(&began, outbox);
+    }
+
+    /// Tells it what differs from what it was told before.
+    pub fn tell(&mut self, reported: &Parameters, outbox: &mut BytesMut) {
+        if self.told.is_same(reported) {
+            return;
+        }
+        for (name, value) in reported.iter() {
+            if self.told.value(name) != Some(value) {
+                write::parameter_status(outbox, name, value);
+            }
+        }
+        self.told = reported.clone();
+    }
+
     /// Reads a text under this client's rules.
     pub fn read(&self, text: &[u8]) -> Reading {
         let mut reading = sql::read(text, &self.rules.identity);
@@ -120,13 +150,15 @@ impl ClientState {
     }
 
     /// Whether a backslash is a backslash: not under `standard_conforming_strings = off`, nor in encodings where it can be
-    /// the second byte of a character.
+    /// the second byte of a character; neither as the last server had it nor as the next one will.
     fn quotes_plainly(&self) -> bool {
         const UNPLAIN: [&[u8]; 7] =
             [b"BIG5", b"GB18030", b"GBK", b"JOHAB", b"SHIFT_JIS_2004", b"SJIS", b"UHC"];
-        let encoding = self.told.value(b"client_encoding").unwrap_or_default();
-        let is_plain = !UNPLAIN.iter().any(|unplain| unplain.eq_ignore_ascii_case(encoding));
-        is_plain && self.told.value(b"standard_conforming_strings") != Some(b"off")
+        let either = |name: &[u8]| [self.told.value(name), self.wanted.value(name)].into_iter().flatten();
+        let is_unplain =
+            |encoding: &[u8]| UNPLAIN.iter().any(|unplain| unplain.eq_ignore_ascii_case(encoding));
+        !either(b"client_encoding").any(is_unplain)
+            && !either(b"standard_conforming_strings").any(|value| value == b"off")
     }
 
     /// The statement this client calls `name`.

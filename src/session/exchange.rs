@@ -285,7 +285,7 @@ impl Exchange {
             return;
         }
         self.phase = Phase::Ready;
-        tell(client, server, told);
+        client.tell(&server.reported, told);
     }
 
     /// A turn without words of the client's: the prelude alone, to see whether the server takes its settings. Its startup
@@ -767,19 +767,6 @@ fn is_undoable(owed: Owed) -> bool {
     matches!(owed.answer, Answer::Parse | Answer::Close)
         && matches!(owed.origin, Origin::Client | Origin::Supplied)
         && owed.statement != 0
-}
-
-/// Tells a client what differs on this server from what it was told before.
-fn tell(client: &mut ClientState, server: &ServerState, outbox: &mut BytesMut) {
-    if client.told.is_same(&server.reported) {
-        return;
-    }
-    for (name, value) in server.reported.iter() {
-        if client.told.value(name) != Some(value) {
-            write::parameter_status(outbox, name, value);
-        }
-    }
-    client.told = server.reported.clone();
 }
 
 impl fmt::Debug for Exchange {

@@ -366,5 +366,8 @@ fn run(command: &Command, client: &mut ClientState, outbox: &mut BytesMut) -> An
         }
     };
     write::command_complete(outbox, tag);
+    if matches!(command, Command::DiscardAll | Command::ResetAll) {
+        client.tell_reset(outbox);
+    }
     Answer::Done
 }

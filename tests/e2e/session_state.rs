@@ -326,6 +326,60 @@ on_every_major! {
         }
     }
 
+    async fn a_reset_is_told_as_postgresql_tells_it(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+
+        for reset in ["reset all", "discard all", "reset timezone"] {
+            Comparison::of(&postgres, &pgusher)
+                .with(&[("DateStyle", "German")])
+                .run(async |client| {
+                    for _ in 0..2 {
+                        client.query("set timezone to 'Asia/Tokyo'").await;
+                        client.query(reset).await;
+                        client.query("select 1").await;
+                        client.query("set timezone to 'America/Lima'").await;
+                        client.ask([say::extended(reset, &[]), say::sync()]).await;
+                        client.query("select 1").await;
+                    }
+                })
+                .await;
+        }
+    }
+
+    async fn a_reset_on_a_server_that_did_not_have_the_setting_is_told_too(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(2).start().await;
+        let (mut client, mut one, mut other) = (pgusher.client().await, pgusher.client().await, pgusher.client().await);
+
+        for (name, value) in [("standard_conforming_strings", "off"), ("TimeZone", "Asia/Tokyo")] {
+            let begun = client.value(&format!("show {name}")).await;
+            one.rows("begin").await;
+            client.rows(&format!("set {name} to '{value}'")).await;
+            other.rows("begin").await; // on the server that has it now
+            one.rows("commit").await;
+            let answer = notation(&client.query(&format!("reset {name}")).await);
+            other.rows("commit").await;
+
+            assert_eq!(answer, format!("C(RESET) S({name}={begun}) Z(I)"));
+        }
+    }
+
+    async fn words_after_a_reset_end_their_strings_where_the_next_server_ends_them(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+        let target = pgusher.target().with("standard_conforming_strings", "off");
+        let (mut client, mut other) = (Raw::login(&target).await, pgusher.client().await);
+
+        // To who takes the backslash for one, the function is in a string.
+        let text = r"select '\'', set_config('work_mem', '5MB', false) --'";
+        for reset in ["reset standard_conforming_strings", "reset all", "discard all"] {
+            client.rows("set standard_conforming_strings = on").await;
+            client.rows(reset).await;
+            client.rows(text).await;
+
+            assert_eq!(other.value(LEFT).await, "nothing", "{reset}");
+            assert_eq!(client.value("show work_mem").await, "5MB", "{reset}");
+        }
+    }
+
     async fn words_behind_a_reset_are_an_error_as_in_postgresql(postgres: Postgres) {
         let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
 

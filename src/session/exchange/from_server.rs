@@ -10,7 +10,7 @@
 use bytes::BytesMut;
 
 use crate::session::client::ClientState;
-use crate::session::exchange::{Exchange, Loss, Outcome, Phase, Rest, Segment, Unit, is_undoable, tell};
+use crate::session::exchange::{Exchange, Loss, Outcome, Phase, Rest, Segment, Unit, is_undoable};
 use crate::session::mutation::{self, Mutation};
 use crate::session::pipeline::{Answer, Origin, Owed, Step};
 use crate::session::server::ServerState;
@@ -66,6 +66,13 @@ impl Exchange {
             let body = left.get(HEADER..available).unwrap_or_default();
             let fate = self.on_frame(header, body, client, server)?;
             let is_whole = available == header.len;
+            if header.tag == tag::READY_FOR_QUERY && fate == Fate::Forward && self.changes_settings {
+                // The server has said what the prelude changed, but not what was so before.
+                self.changes_settings = false;
+                buffer::forward(inbox, run, outbox);
+                run = 0;
+                client.tell(&server.reported, outbox);
+            }
             match fate {
                 Fate::Forward => {
                     run += available;
@@ -97,7 +104,7 @@ impl Exchange {
                 server.applied = client.wanted.clone();
                 server.prelude = server.prelude.max(self.named);
                 if !self.changes_settings {
-                    tell(client, server, outbox);
+                    client.tell(&server.reported, outbox);
                 }
             }
             if self.pipeline.front().is_some_and(|owed| owed.origin == Origin::Supplied) {
