@@ -26,7 +26,7 @@ use pgusher::session::idle::{self, Idle};
 use pgusher::session::prepared::{Interner, Statement};
 use pgusher::session::{
     ClientState, Exchange, Form, Identity, IdentitySettings, Missing, Mode, Outcome, Parameters, Pattern,
-    Rules, Scope, ServerState, Values,
+    Rules, Scope, ServerState, SetPolicy, Values,
 };
 use pgusher::wire::frontend::{self, Bind, Parse, Target};
 use pgusher::wire::{Buffers, Header, backend, write};
@@ -250,6 +250,7 @@ fn client(words: &str) -> ClientState {
             ("retained", bytes) => rules.retained = bytes.parse().unwrap(),
             ("scope", "transaction") => rules.identity.scope = Scope::Transaction,
             ("server_statements", count) => rules.server_statements = count.parse().unwrap(),
+            ("set", "pin") => rules.set = SetPolicy::Pin,
             ("strict", "on") => rules.identity.strict = true,
             _ => panic!("no such rule: {word}"),
         }

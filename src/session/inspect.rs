@@ -41,11 +41,15 @@ const STATEMENTS: &str = "\
 UNION ALL SELECT 'plans','',pg_catalog.count(*)::pg_catalog.text FROM pg_catalog.pg_prepared_statements \
 WHERE NOT from_sql";
 
-/// Said before and after the question when a `statement_timeout` is too short for it. The timeout's own value is read
-/// first, because the guard changes it.
+/// Said before and after the question when a `statement_timeout` is too short for it, or a cancel cut it short. The
+/// timeout's own value is read first, because the guard changes it, and then its default: whether it is the session's own is
+/// asked of a view that takes too long.
 const GUARD: (&str, &str) = (
     "BEGIN ISOLATION LEVEL READ COMMITTED;\
-SELECT 'guarded','statement_timeout',pg_catalog.current_setting('statement_timeout');SET LOCAL statement_timeout=0;",
+SELECT 'guarded','statement_timeout',pg_catalog.current_setting('statement_timeout');\
+SET LOCAL statement_timeout TO DEFAULT;\
+SELECT 'default','statement_timeout',pg_catalog.current_setting('statement_timeout');\
+SET LOCAL statement_timeout=0;",
     ";COMMIT",
 );
 
@@ -113,6 +117,8 @@ pub struct Findings {
     pub pins: Pins,
     /// Whether the identity is there still.
     pub has_identity: bool,
+    /// The `statement_timeout` there was, if the guard has changed it.
+    guarded: Option<Box<[u8]>>,
     /// How many statements there are by protocol, if the server says so; we know how many there should be.
     pub plans: Option<usize>,
 }
@@ -130,9 +136,15 @@ impl Findings {
             return Ok(());
         };
         match (kind, value) {
-            // A guarded answer lists the timeout twice; the first time is the client's.
-            (b"setting", Some(_)) if name == b"statement_timeout" && self.values.value(name).is_some() => {}
-            (b"setting" | b"guarded", Some(value)) => {
+            (b"guarded", Some(value)) => self.guarded = Some(value.into()),
+            (b"default", Some(default)) => {
+                if let Some(value) = self.guarded.as_deref().filter(|value| *value != default) {
+                    self.values.set(name, value);
+                }
+            }
+            // The guard's own.
+            (b"setting", Some(_)) if name == b"statement_timeout" && self.guarded.is_some() => {}
+            (b"setting", Some(value)) => {
                 self.values.set(name, value);
             }
             (b"custom", Some(value)) if !value.is_empty() => {
@@ -170,6 +182,7 @@ mod tests {
         let mut findings = Findings::default();
         for values in [
             ["guarded", "statement_timeout", "1ms"],
+            ["default", "statement_timeout", "0"],
             ["setting", "statement_timeout", "0"],
             ["custom", "app.x", ""],
             ["custom", "app.y", "1"],
@@ -182,6 +195,21 @@ mod tests {
         assert_eq!(findings.values.iter().count(), 2);
         assert!(findings.pins.contains(Pin::Listen));
         assert_eq!(findings.plans, Some(3));
+    }
+
+    #[test]
+    fn the_timeout_of_the_guard_is_not_the_clients() {
+        let mut findings = Findings::default();
+        for values in [
+            ["guarded", "statement_timeout", "30s"],
+            ["default", "statement_timeout", "30s"],
+            ["setting", "statement_timeout", "0"],
+            ["setting", "work_mem", "5120"],
+        ] {
+            findings.on_row(&row(&values)).unwrap();
+        }
+
+        assert_eq!(findings.values.iter().collect::<Vec<_>>(), [(&b"work_mem"[..], &b"5120"[..])]);
     }
 
     #[test]
