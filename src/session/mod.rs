@@ -27,6 +27,7 @@ pub mod opening;
 pub mod parameters;
 pub mod pipeline;
 pub mod prepared;
+pub mod question;
 pub mod server;
 mod settings;
 pub mod sql;
