@@ -15,6 +15,7 @@
 pub mod password;
 pub mod scram;
 pub mod secret;
+pub mod shadow;
 pub mod userlist;
 
 use std::fmt;
