@@ -23,7 +23,7 @@ use crate::net::connect::Tuning;
 use crate::net::listen::Listener;
 use crate::pool::{Cap, Pools, Secrets, Shared};
 use crate::proxy::cancel::Clients;
-use crate::proxy::{Catalog, Proxy, Verifiers};
+use crate::proxy::{AuthQueries, Catalog, Proxy, Verifiers};
 
 /// Why the program could not start.
 #[derive(Debug)]
@@ -156,10 +156,12 @@ fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
 
 fn proxy(config: &Config) -> Result<Proxy, StartError> {
     let users = config.users.iter().filter_map(|user| Some((user.name.as_str(), user.secret.as_ref()?)));
+    let pools = pools(config);
+    let queries = AuthQueries::new(&config.databases, &pools);
     Ok(Proxy {
         catalog: Catalog::new(&config.databases, &config.users),
-        pools: Arc::new(pools(config)),
-        verifiers: Verifiers::new(users, config.proxy.auth_file.clone()),
+        verifiers: Verifiers::new(users, config.proxy.auth_file.clone(), queries),
+        pools: Arc::new(pools),
         clients: Arc::new(Clients::default()),
         salts: Salts::random().map_err(|_| StartError::NoRandomness)?,
         drain: Drain::default(),

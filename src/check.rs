@@ -19,7 +19,7 @@ use crate::auth::{Credential, Secret, Verifier, userlist};
 use crate::config::Config;
 use crate::names::{Database, User};
 use crate::pool::{ConnectError, PasswordSource, Pool, Pools, Server};
-use crate::proxy::{Catalog, DatabaseEntry};
+use crate::proxy::{AuthQueries, Catalog, DatabaseEntry};
 use crate::session::login::LoginError;
 
 /// What came of it, one line a login.
@@ -38,6 +38,8 @@ struct Line {
 /// What came of one login.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Outcome {
+    /// The question about users has an answer.
+    Answered,
     /// Refused, by the server or on the way to it.
     Failed(String),
     /// The server's version.
@@ -59,6 +61,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Line { who, outcome } in &self.0 {
             match outcome {
+                Outcome::Answered => writeln!(f, "{who}: answers")?,
                 Outcome::Failed(reason) => writeln!(f, "{who}: {reason}")?,
                 Outcome::LoggedIn(version) => writeln!(f, "{who}: logged in to PostgreSQL {version}")?,
                 Outcome::Proven => writeln!(f, "{who}: the login is accepted")?,
@@ -82,8 +85,15 @@ pub fn connect(config: &Config) -> Result<Report, StartError> {
 async fn try_all(config: &Config) -> Report {
     let pools = app::pools(config);
     let catalog = Catalog::new(&config.databases, &config.users);
+    let queries = AuthQueries::new(&config.databases, &pools);
     let passwords = passwords(config);
     let mut lines = Vec::new();
+    for entry in &config.databases {
+        if let Some(asked) = queries.check(&entry.name).await {
+            let outcome = asked.map_or_else(Outcome::Failed, |()| Outcome::Answered);
+            lines.push(Line { who: format!("{} auth_query", entry.name), outcome });
+        }
+    }
     for entry in config.databases.iter().filter(|entry| !is_tried_by_name(entry, config)) {
         let users = users(entry, &passwords);
         if users.is_empty() {

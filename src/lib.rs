@@ -83,6 +83,7 @@
 //! | another way to say who the user is | `session/claim.rs`; read from SQL in `session/sql.rs`, from the startup packet in `proxy/entrance.rs` |
 //! | a command answered without a server | `session/sql.rs` (recognised), `session/idle.rs` (answered) |
 //! | session state that pins, or is swept | `session/hold.rs` (its name), `session/inspect.rs` (how it is found and removed), `session/sql.rs` (when to ask) |
+//! | where users' verifiers come from | `proxy/verifiers.rs`; asked of a database: `proxy/auth_query.rs`, over a connection of `pool/asker.rs` |
 //! | another authentication method | a file in `auth/`, a variant of [`auth::Method`], its step in `session/opening.rs` and `session/login.rs` |
 //! | a new reason to refuse a statement | `session/violation.rs` |
 //! | a new reason to end or deny a client | `proxy/farewell.rs` |

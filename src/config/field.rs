@@ -112,6 +112,11 @@ pub(super) fn text(at: &mut Option<String>) -> Slot<'_> {
     Box::new(Text(at))
 }
 
+/// SQL with one parameter.
+pub(super) fn question(at: &mut String) -> Slot<'_> {
+    Box::new(Question(at))
+}
+
 /// A list of names.
 pub(super) fn names(at: &mut Vec<String>) -> Slot<'_> {
     Box::new(Names(at))
@@ -342,6 +347,20 @@ impl Field for Text<'_> {
 
     fn show(&self) -> String {
         quoted(self.0.as_deref().unwrap_or_default())
+    }
+}
+
+struct Question<'a>(&'a mut String);
+
+impl Field for Question<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let sql = value.text().filter(|text| text.contains("$1"));
+        *self.0 = sql.ok_or("expected SQL in quotes, with $1 for the user's name")?.to_owned();
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0)
     }
 }
 

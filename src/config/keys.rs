@@ -20,10 +20,11 @@ use std::time::Duration;
 use crate::auth::Secret;
 use crate::config::field::{
     Slot, addresses, choice, count, delay, duration, hosts, inherited_choice, inherited_count, level, limit,
-    names, path, period, period_or_at_once, permissions, secret, settings_table, size, switch, text, url,
-    variable, variables, workers,
+    names, path, period, period_or_at_once, permissions, question, secret, settings_table, size, switch,
+    text, url, variable, variables, workers,
 };
 use crate::config::url::{HostText, PORT, Url};
+use crate::proxy::AuthQuerySettings;
 use crate::session::{IdentitySettings, Mode, Rules};
 use crate::telemetry::log;
 use crate::{net, pool, proxy};
@@ -95,6 +96,13 @@ const DATABASES: &[Row<Database>] = &[
     Row("connect_query", |it| text(&mut it.connect_query)),
     Row("max_servers", |it| limit(&mut it.max_servers, MOST_SERVERS)),
     Row("max_clients", |it| limit(&mut it.max_clients, MOST_CLIENTS)),
+    Row("auth_user", |it| text(&mut it.auth_user)),
+    Row("auth_password", |it| secret(&mut it.auth_password)),
+    Row("auth_password_file", |it| path(&mut it.auth_password_file)),
+    Row("auth_query", |it| question(&mut it.auth_query)),
+    Row("auth_dbname", |it| text(&mut it.auth_dbname)),
+    Row("auth_ttl", |it| duration(&mut it.auth_ttl)),
+    Row("auth_negative_ttl", |it| duration(&mut it.auth_negative_ttl)),
 ];
 
 const USERS: &[Row<User>] = &[
@@ -319,6 +327,13 @@ pub(super) struct Database {
     pub(super) connect_query: Option<String>,
     pub(super) max_servers: Option<usize>,
     pub(super) max_clients: Option<usize>,
+    pub(super) auth_user: Option<String>,
+    pub(super) auth_password: Option<Secret>,
+    pub(super) auth_password_file: Option<PathBuf>,
+    pub(super) auth_query: String,
+    pub(super) auth_dbname: Option<String>,
+    pub(super) auth_ttl: Duration,
+    pub(super) auth_negative_ttl: Duration,
     pub(super) pooling: Pooling,
 }
 
@@ -340,6 +355,13 @@ impl Database {
             connect_query: None,
             max_servers: None,
             max_clients: None,
+            auth_user: None,
+            auth_password: None,
+            auth_password_file: None,
+            auth_query: AuthQuerySettings::QUERY.into(),
+            auth_dbname: None,
+            auth_ttl: Duration::from_secs(60),
+            auth_negative_ttl: Duration::from_secs(5),
             pooling,
         }
     }

@@ -452,6 +452,33 @@ size = 2
     }
 
     #[test]
+    fn an_auth_query_is_whole_or_refused() {
+        let file = |keys: &str| format!("[databases.\"*\"]\nhost = \"h\"\n{keys}\n");
+        let keys = "auth_user = \"a\"\nauth_dbname = \"d\"\nauth_password = \"p\"\nauth_ttl = \"9s\"";
+        let config = load(&file(keys)).unwrap();
+
+        let asked = entry(&config, "*").auth_query.clone().unwrap();
+        assert_eq!((asked.user.as_str(), asked.dbname.as_deref()), ("a", Some("d")));
+        assert_eq!(asked.password, PasswordSource::Given(Secret::from("p")));
+        assert_eq!((asked.ttl.as_secs(), asked.negative_ttl.as_secs()), (9, 5));
+        for (keys, key) in [
+            ("auth_user = \"a\"", "auth_user"),
+            ("auth_dbname = \"a\"\n[users.u]\npassword = \"p\"", "auth_dbname"),
+            ("auth_user = \"a\"\ndbname = \"d\"\nauth_query = \"select 1\"", "auth_query"),
+            (
+                "auth_user = \"a\"\ndbname = \"d\"\nauth_password = \"hunter2\"\nauth_password_file = \"/p\"",
+                "auth_password_file",
+            ),
+        ] {
+            let problems =
+                Config::load(&flags(), &surroundings(&file(keys), &[("/p", "x")], &[])).unwrap_err();
+            let found: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
+            assert_eq!(found, [format!("databases.\"*\".{key}")], "{problems}");
+            assert!(!problems.to_string().contains("hunter2"));
+        }
+    }
+
+    #[test]
     fn what_is_missing_is_said_with_how_to_give_it() {
         let problems = loaded(&[]).unwrap_err().to_string();
 

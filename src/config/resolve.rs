@@ -15,13 +15,13 @@ use std::path::Path;
 
 use crate::auth::userlist;
 use crate::auth::{Method, Secret, Verifier};
-use crate::config::keys::{Database, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, User};
+use crate::config::keys::{Database, FALLBACK, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, User};
 use crate::config::ledger::{Ledger, table};
 use crate::config::problem::{Problem, Source};
 use crate::config::url::Url;
 use crate::config::{Config, ReadFile};
 use crate::pool::{PasswordSource, Upstream};
-use crate::proxy::{DatabaseEntry, UserEntry};
+use crate::proxy::{AuthQuerySettings, DatabaseEntry, UserEntry};
 use crate::session::{IdentitySettings, Variable};
 use crate::telemetry::log;
 
@@ -108,8 +108,9 @@ impl Resolve<'_> {
         self.check_variables(Section::Databases, &name, &pooling.rules.identity);
         let is_shared = written.user.is_some() || written.url.as_ref().is_some_and(|url| url.user.is_some());
         let identities = self.identities(&mut pooling.rules.identity, is_shared);
+        let auth_query = self.auth_query(&name, &written);
         let upstream = self.upstream(&name, written);
-        DatabaseEntry { name, upstream, pool: pooling.limits, rules: pooling.rules, identities }
+        DatabaseEntry { name, upstream, pool: pooling.limits, rules: pooling.rules, identities, auth_query }
     }
 
     /// The identity of those users for whom it is another than `everybody`'s. Where all log in as one role they share
@@ -163,6 +164,44 @@ impl Resolve<'_> {
         }
     }
 
+    /// How users that are not listed are asked about, if there is anyone to ask.
+    fn auth_query(&mut self, name: &str, written: &Database) -> Option<AuthQuerySettings> {
+        const SECTION: Section = Section::Databases;
+        if self.is_written(SECTION, name, AUTH_PASSWORD) && self.is_written(SECTION, name, AUTH_PASSWORD_FILE)
+        {
+            self.blame(SECTION, name, AUTH_PASSWORD_FILE, "there is also an auth_password; keep one");
+        }
+        let password = match (&written.auth_password_file, &written.auth_password) {
+            (Some(path), _) => {
+                self.password_in(path, SECTION, name, AUTH_PASSWORD_FILE);
+                PasswordSource::File(path.clone())
+            }
+            (None, Some(password)) => PasswordSource::Given(password.clone()),
+            (None, None) => PasswordSource::Client,
+        };
+        let Some(user) = written.auth_user.clone() else {
+            for key in
+                AUTH_KEYS.into_iter().filter(|key| self.is_written(SECTION, name, key)).collect::<Vec<_>>()
+            {
+                self.blame(SECTION, name, key, "it needs an auth_user, who asks");
+            }
+            return None;
+        };
+        let of_url = written.url.as_ref().and_then(|url| url.dbname.as_ref());
+        if name == FALLBACK && written.auth_dbname.is_none() && written.dbname.as_ref().or(of_url).is_none() {
+            let reason = "give auth_dbname too: a client must not choose where its password is looked up";
+            self.blame(SECTION, name, "auth_user", reason);
+        }
+        Some(AuthQuerySettings {
+            user,
+            password,
+            query: written.auth_query.clone(),
+            dbname: written.auth_dbname.clone(),
+            ttl: written.auth_ttl,
+            negative_ttl: written.auth_negative_ttl,
+        })
+    }
+
     /// Where a database is and how to log in: its keys, over the parts of its URL.
     fn upstream(&mut self, name: &str, written: Database) -> Upstream {
         let settings = self.server_settings(name, &written);
@@ -170,7 +209,7 @@ impl Resolve<'_> {
         let url = written.url.unwrap_or_else(|| Url { hosts, ..Url::default() });
         let password = match (written.password_file, written.password.or(url.password)) {
             (Some(path), _) => {
-                self.password_in(&path, Section::Databases, name);
+                self.password_in(&path, Section::Databases, name, PASSWORD_FILE);
                 PasswordSource::File(path)
             }
             (None, Some(password)) => PasswordSource::Given(password),
@@ -231,7 +270,7 @@ impl Resolve<'_> {
             self.blame(Section::Users, &name, "min", &above(min, size));
         }
         let secret = match &written.password_file {
-            Some(path) => self.password_in(path, Section::Users, &name),
+            Some(path) => self.password_in(path, Section::Users, &name, PASSWORD_FILE),
             None => written.password,
         };
         if let Some(Err(bad)) = secret.as_ref().map(Verifier::from_secret) {
@@ -291,11 +330,19 @@ impl Resolve<'_> {
             return;
         }
         let needs_secrets = matches!(listen.proxy.auth, Method::Md5 | Method::ScramSha256);
-        if needs_secrets && users.iter().all(|user| user.secret.is_none()) && !self.is_any_user_refused() {
+        let is_asked = self
+            .ledger
+            .names(Section::Databases)
+            .any(|name| self.is_written(Section::Databases, name, "auth_user"));
+        if needs_secrets
+            && !is_asked
+            && users.iter().all(|user| user.secret.is_none())
+            && !self.is_any_user_refused()
+        {
             self.missing(
                 Source::Nowhere,
                 "users",
-                "no client could log in: give [users.NAME] with a password, listen.auth_file or a user and password in --upstream",
+                "no client could log in: give [users.NAME] with a password, listen.auth_file, an auth_user or a user and password in --upstream",
             );
         }
     }
@@ -322,13 +369,19 @@ impl Resolve<'_> {
     }
 
     /// The first line of a password file.
-    fn password_in(&mut self, path: &Path, section: Section, name: &str) -> Option<Secret> {
+    fn password_in(
+        &mut self,
+        path: &Path,
+        section: Section,
+        name: &str,
+        key: &'static str,
+    ) -> Option<Secret> {
         let password =
             (self.read_file)(path).map_err(|error| error.to_string()).and_then(|bytes| first_line(&bytes));
         match password {
             Ok(password) => Some(password),
             Err(reason) => {
-                self.unreadable(section, name, PASSWORD_FILE, path, &reason);
+                self.unreadable(section, name, key, path, &reason);
                 None
             }
         }
@@ -384,5 +437,10 @@ fn above(min: usize, size: usize) -> String {
     format!("min ({min}) is above size ({size})")
 }
 
+const AUTH_PASSWORD: &str = "auth_password";
+const AUTH_PASSWORD_FILE: &str = "auth_password_file";
+/// The keys that mean something only with `auth_user`.
+const AUTH_KEYS: [&str; 6] =
+    [AUTH_PASSWORD, AUTH_PASSWORD_FILE, "auth_query", "auth_dbname", "auth_ttl", "auth_negative_ttl"];
 const PASSWORD_FILE: &str = "password_file";
 const STATEMENT_TIMEOUT: &str = "statement_timeout";

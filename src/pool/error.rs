@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::ScramError;
 use crate::session::login::LoginError;
 use crate::session::violation::sqlstate;
 use crate::wire::control::ServerError;
@@ -59,6 +60,17 @@ impl ConnectError {
             | Self::Login(_)
             | Self::NoPassword
             | Self::PasswordFile(_) => false,
+        }
+    }
+
+    /// Whether the server did not take what we have to log in with: it may have been changed since.
+    pub fn is_of_credential(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => {
+                error.sqlstate().is_some_and(|state| state.starts_with("28"))
+            }
+            Self::Login(LoginError::Scram(error)) => *error == ScramError::KeysDoNotFit,
+            _ => false,
         }
     }
 

@@ -129,6 +129,11 @@ impl Manager {
         }
     }
 
+    /// Its limits.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// What a server of this pool reports after login, once one has.
     pub(super) fn baseline(&self) -> Option<Parameters> {
         self.baseline.lock().unwrap_or_else(PoisonError::into_inner).clone()

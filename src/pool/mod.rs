@@ -11,6 +11,7 @@
 //! # Refuses
 //! To know clients: who waits, and for whose sake, is [`crate::proxy`]'s.
 
+mod asker;
 mod cap;
 mod error;
 mod lease;
@@ -33,6 +34,7 @@ use deadpool::managed::{Object, PoolConfig, PoolError, QueueMode, Timeouts};
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
+pub use asker::{AskError, Asker};
 pub use cap::Cap;
 pub use error::{CheckoutError, ConnectError};
 pub use lease::Lease;
@@ -416,6 +418,24 @@ impl Pools {
             )
         };
         Pool::new(make, recipe.settings.clone())
+    }
+
+    /// A connection beside all pools, to ask questions of our own.
+    pub fn asker(&self, upstream: Upstream, settings: Settings) -> Asker {
+        let name = |name: &Option<String>| name.clone().unwrap_or_default();
+        let key = PoolKey {
+            database: name(&upstream.dbname).as_str().into(),
+            user: name(&upstream.user).as_str().into(),
+        };
+        let without_caps = (Caps::default(), Arc::default());
+        Asker::new(Manager::new(
+            key,
+            Arc::new(upstream),
+            settings,
+            Vec::new(),
+            self.shared.clone(),
+            without_caps,
+        ))
     }
 
     /// All pools there are now.

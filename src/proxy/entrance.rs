@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::auth::{Credential, Method, Verifier};
 use crate::names::{ClientId, ClientKey, Database, Printable, User};
 use crate::net::Peer;
-use crate::pool::Member;
+use crate::pool::{CheckoutError, Member};
 use crate::proxy::Proxy;
 use crate::proxy::cancel::Entry;
 use crate::proxy::catalog::Seat;
@@ -90,7 +90,7 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) ->
         }
         Err(_) => return Arrival::Lost("login_timeout"),
     };
-    let who = format!("{}/{}", proven.request.database, proven.request.user);
+    let (database, user) = (proven.request.database.clone(), proven.request.user.clone());
     match admit(proxy, &mut peer, id, proven).await {
         Ok(Admitted::Guest { state, entry, member, user, database, permits }) => {
             peer.give_up();
@@ -101,9 +101,13 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) ->
         }
         Err(None) => Arrival::Lost("client_gone"),
         Err(Some(denied)) => {
+            if matches!(&denied, Denied::Checkout(CheckoutError::Connect(error)) if error.is_of_credential())
+            {
+                proxy.verifiers.doubt(&database, &user).await;
+            }
             denied.write("FATAL", &mut peer.buffers.outbox);
             let _ = timeout(proxy.settings.login_timeout, peer.close()).await;
-            Arrival::Refused(format!("{who}: {denied}"))
+            Arrival::Refused(format!("{database}/{user}: {denied}"))
         }
     }
 }
@@ -112,18 +116,27 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) ->
 async fn open(proxy: &Proxy, peer: &mut Peer) -> Result<Proven, Arrival> {
     let settings = opening::Settings { salts: proxy.salts.clone(), tls: Tls::Unavailable };
     let mut opening = Opening::new(settings);
-    let mut proven = None;
+    let mut proven: Option<(Proven, Option<Verifier>)> = None;
     loop {
         let buffers = &mut peer.buffers;
         let step = opening.on_input(&mut buffers.inbox, &mut buffers.outbox);
-        match step.map_err(|error| refuse(peer, &error))? {
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => {
+                if let (OpeningError::WrongPassword(user), Some((found, _))) = (&error, &proven) {
+                    proxy.verifiers.doubt(&found.request.database, user).await;
+                }
+                return Err(refuse(peer, &error));
+            }
+        };
+        match step {
             Step::Cancel(key) => return Err(Arrival::Cancel(key, None)),
             Step::Encryption(_) => {
                 let declined = opening.decline_encryption(&mut peer.buffers.outbox);
                 declined.map_err(|error| refuse(peer, &error))?;
             }
             Step::LookUp(request) => {
-                let (method, verifier, found) = look_up(proxy, request);
+                let (method, verifier, found) = look_up(proxy, request).await;
                 let answered = opening.on_verifier(method, verifier.clone(), &mut peer.buffers.outbox);
                 answered.map_err(|error| refuse(peer, &error))?;
                 proven = Some((found, verifier));
@@ -156,8 +169,8 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
 }
 
 /// How this user proves itself. Where there is no such database there is no such user either, for all anyone can tell.
-fn look_up(proxy: &Proxy, mut request: LoginRequest) -> (Method, Option<Verifier>, Proven) {
-    let mut verifier = proxy.verifiers.find(request.user.as_bytes());
+async fn look_up(proxy: &Proxy, mut request: LoginRequest) -> (Method, Option<Verifier>, Proven) {
+    let mut verifier = proxy.verifiers.find(&request.database, &request.user).await;
     let mut seat = proxy.catalog.seat(&request.database, &request.user);
     if request.replication == Replication::Physical {
         seat = seat.or_else(|| proxy.catalog.seat_of_any(&request.user));
@@ -171,7 +184,7 @@ fn look_up(proxy: &Proxy, mut request: LoginRequest) -> (Method, Option<Verifier
         let (name, rest) = request.user.as_bytes().split_at(dot);
         suffix = rest.get(1..).map(<[u8]>::to_vec);
         let name = User::from(name);
-        verifier = proxy.verifiers.find(name.as_bytes());
+        verifier = proxy.verifiers.find(&request.database, &name).await;
         seat = proxy.catalog.seat(&request.database, &name);
         request.user = name;
     }

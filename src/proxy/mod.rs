@@ -7,6 +7,7 @@
 //! # Refuses
 //! To judge bytes: [`crate::session`] does.
 
+mod auth_query;
 pub mod cancel;
 mod catalog;
 mod checkout;
@@ -23,8 +24,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 
+pub use auth_query::AuthQueries;
 pub use catalog::Catalog;
-pub use settings::{DatabaseEntry, Settings, UserEntry};
+pub use settings::{AuthQuerySettings, DatabaseEntry, Settings, UserEntry};
 pub use verifiers::Verifiers;
 
 use crate::auth::Salts;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::{Method, Secret};
-use crate::pool;
+use crate::pool::{self, PasswordSource};
 use crate::session::{IdentitySettings, Rules};
 
 /// `[listen]`, the part that is about clients.
@@ -57,6 +57,35 @@ pub struct DatabaseEntry {
     pub rules: Rules,
     /// The identity of those users for whom it is another than in `rules`.
     pub identities: BTreeMap<String, IdentitySettings>,
+    /// How users that are not listed are asked about; `None`: they are strangers.
+    pub auth_query: Option<AuthQuerySettings>,
+}
+
+/// `auth_user` and what belongs to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuthQuerySettings {
+    /// The role that asks.
+    pub user: String,
+    /// Its password; [`PasswordSource::Client`] is the database's own if that logs in as the same role, else none.
+    pub password: PasswordSource,
+    /// SQL that says, of the user that is `$1`: name, secret, and, optionally, the seconds that is still valid for.
+    pub query: String,
+    /// Where it is run; `None` is the database itself.
+    pub dbname: Option<String>,
+    /// How long an answer holds.
+    pub ttl: Duration,
+    /// How long it holds that there is no such user, and how often at most a user is asked about again.
+    pub negative_ttl: Duration,
+}
+
+impl AuthQuerySettings {
+    /// Asks `pg_shadow`, which has no roles that may not log in, and leaves out passwords that have expired
+    /// (CVE-2025-2291). Qualified down to the operators: whoever can create in a schema of the `search_path` could
+    /// otherwise answer instead (CVE-2025-12819).
+    pub const QUERY: &str = "select usename, passwd, pg_catalog.date_part('epoch', valuntil) operator(pg_catalog.-) \
+         pg_catalog.date_part('epoch', pg_catalog.now()) from pg_catalog.pg_shadow \
+         where usename operator(pg_catalog.=) $1 \
+         and (valuntil is null or valuntil operator(pg_catalog.>) pg_catalog.now())";
 }
 
 /// One user, and what differs for it. `None` is: as the database says.

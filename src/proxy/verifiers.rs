@@ -1,7 +1,8 @@
-//! Where verifiers come from: the configuration, and a file in the format of PgBouncer's `userlist.txt`.
+//! Where verifiers come from: the configuration, a file in the format of PgBouncer's `userlist.txt`, and the database.
 //!
 //! # Promises
 //! - The file is read again when it has changed; one that cannot be read any more leaves what was known.
+//! - Who is listed in the configuration is not looked for in the file, and who is in either is not asked about.
 //! - A plaintext secret becomes a SCRAM verifier once, not once for each login.
 //!
 //! # Refuses
@@ -15,12 +16,15 @@ use std::time::SystemTime;
 
 use crate::auth::userlist;
 use crate::auth::{Secret, Verifier};
+use crate::names::{Database, User};
+use crate::proxy::auth_query::AuthQueries;
 
 /// Where verifiers come from.
 pub struct Verifiers {
     configured: HashMap<Vec<u8>, Verifier>,
     file: Option<PathBuf>,
     listed: Mutex<Listed>,
+    queries: AuthQueries,
 }
 
 #[derive(Default)]
@@ -30,18 +34,39 @@ struct Listed {
 }
 
 impl Verifiers {
-    /// Verifiers of configured users, and of a file.
-    pub fn new<'a>(users: impl Iterator<Item = (&'a str, &'a Secret)>, file: Option<PathBuf>) -> Self {
+    /// Verifiers of configured users, of a file, and of databases that are asked.
+    pub fn new<'a>(
+        users: impl Iterator<Item = (&'a str, &'a Secret)>,
+        file: Option<PathBuf>,
+        queries: AuthQueries,
+    ) -> Self {
         let configured = users
             .filter_map(|(name, secret)| {
                 Some((name.as_bytes().to_vec(), Verifier::from_secret(secret).ok()?))
             })
             .collect();
-        Self { configured, file, listed: Mutex::default() }
+        Self { configured, file, listed: Mutex::default(), queries }
     }
 
-    /// What `user` must know; `None` for a stranger.
-    pub fn find(&self, user: &[u8]) -> Option<Verifier> {
+    /// What `user` must know to use `database`; `None` for a stranger.
+    ///
+    /// Cancel safe.
+    pub async fn find(&self, database: &Database, user: &User) -> Option<Verifier> {
+        if let Some(verifier) = self.listed(user.as_bytes()) {
+            return Some(verifier);
+        }
+        self.queries.of(database.as_bytes())?.find(user.as_bytes()).await
+    }
+
+    /// A login has failed: what the database said of its user may not be true any more.
+    pub async fn doubt(&self, database: &Database, user: &User) {
+        if let Some(query) = self.queries.of(database.as_bytes()) {
+            query.doubt(user.as_bytes()).await;
+        }
+    }
+
+    /// What `user` must know, if it is listed.
+    fn listed(&self, user: &[u8]) -> Option<Verifier> {
         if let Some(verifier) = self.configured.get(user) {
             return Some(verifier.clone());
         }

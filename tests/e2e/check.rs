@@ -40,6 +40,23 @@ async fn without_being_asked_to_it_does_not_connect() {
     assert_eq!((code, said.as_str()), (0, "configuration is valid\n"));
 }
 
+#[tokio::test]
+async fn an_auth_query_is_asked_once() {
+    let postgres = Postgres::shared(18).await;
+    let asking = |user: &str| Pgusher::before(&postgres).of_database("auth_user", &format!("{user:?}"));
+
+    let good = check(asking("postgres"), &["--connect"]).await;
+    let bad = check(asking("trusted"), &["--connect"]).await;
+
+    let database = postgres.database();
+    assert!(good.0 == 0 && good.1.contains(&format!("{database} auth_query: answers\n")), "{}", good.1);
+    assert!(
+        bad.0 == 1 && bad.1.contains(&format!("{database} auth_query: ERROR: permission denied")),
+        "{}",
+        bad.1
+    );
+}
+
 on_every_major! {
     async fn a_database_without_a_user_is_tried_as_each_user_whose_password_is_known(postgres: Postgres) {
         let builder = Pgusher::before(&postgres).user("verified", VERIFIER);

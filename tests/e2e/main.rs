@@ -14,6 +14,7 @@ mod harness;
 mod harness_selftest;
 
 mod auth;
+mod auth_query;
 mod cancel;
 mod check;
 mod copy;
