@@ -31,7 +31,7 @@ pub struct Cli {
 }
 
 /// What else the program can do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Subcommand)]
+#[derive(Clone, PartialEq, Eq, Debug, Subcommand)]
 pub enum Command {
     /// Read the configuration, say everything that is wrong with it, and exit.
     Check {
@@ -44,6 +44,18 @@ pub enum Command {
         /// Run through once and exit.
         #[arg(long)]
         once: bool,
+    },
+    /// Translate a configuration of PgBouncer, and say what could not be carried over.
+    Import {
+        /// PgBouncer's configuration.
+        #[arg(value_name = "PGBOUNCER.INI")]
+        ini: PathBuf,
+        /// Its auth_file, for the names and passwords in it.
+        #[arg(value_name = "USERLIST.TXT")]
+        userlist: Option<PathBuf>,
+        /// Where the outcome is written instead of standard output; the file must not be there yet.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
 }
 

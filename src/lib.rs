@@ -10,7 +10,7 @@
 //! ```text
 //!          main
 //!           │
-//!      app, check ─── cli, config              composition: the only place that knows everything
+//!  app, check, import ─── cli, config          composition: the only place that knows everything
 //!           │
 //!         proxy                                clients served
 //!           │
@@ -45,6 +45,7 @@
 //! | [`telemetry`] | the log |
 //! | [`cli`], [`config`] | what the operator typed and wrote, made into the `Settings` of each room |
 //! | [`app`], [`check`] | everything put together; one login to every database |
+//! | [`import`] | `pgusher import`: PgBouncer's configuration in our words |
 //! | [`demo`] | `pgusher demo` |
 //!
 //! # The path of a byte
@@ -89,6 +90,7 @@
 //! | a new reason to end or deny a client | `proxy/farewell.rs` |
 //! | a timeout of a turn | `proxy/relay.rs` (`Watch`); of waiting: `pool/mod.rs` |
 //! | another pool crate | `pool/manager.rs`, `pool/lease.rs` |
+//! | a key of PgBouncer | a row in `import/settings.rs`, what it becomes in `import/translate.rs`, a line in `tests/import` |
 //! | a setting | a field of the `Settings` it belongs to, a row in `config/keys.rs`, a line in `config/pgusher.toml` |
 //! | an operator's command | `cli.rs`, `main.rs`, and a room of its own |
 //!
@@ -154,6 +156,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod drain;
+pub mod import;
 pub mod names;
 pub mod net;
 pub mod pool;

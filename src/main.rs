@@ -3,10 +3,15 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use pgusher::cli::{self, Command, Flags};
 use pgusher::config::{Config, Surroundings};
+use pgusher::import::{self, Sources};
 use pgusher::{app, check, demo, telemetry};
 
 fn main() -> ExitCode {
@@ -15,8 +20,11 @@ fn main() -> ExitCode {
         Err(exit) => return say(&exit.text, exit.code, exit.is_error()),
     };
     match cli.command {
-        Some(Command::Demo { once }) => show(once, &cli.flags),
+        Some(Command::Demo { once }) => without_flags(&cli.flags, "demo", || ended(demo::run(once))),
         Some(Command::Check { connect }) => with_config(&cli.flags, |config| check(config, connect)),
+        Some(Command::Import { ini, userlist, output }) => {
+            without_flags(&cli.flags, "import", || translate(&ini, userlist.as_deref(), output.as_deref()))
+        }
         None => with_config(&cli.flags, |config| {
             telemetry::log::start(&config.log);
             for variable in Surroundings::of_process().upcoming() {
@@ -35,12 +43,38 @@ fn with_config(flags: &Flags, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode
     }
 }
 
-/// The demo starts servers and poolers of its own: no settings are read, so none may be given.
-fn show(once: bool, flags: &Flags) -> ExitCode {
+/// The demo starts servers and poolers of its own, and an import reads PgBouncer's settings: no others are read, so
+/// none may be given.
+fn without_flags(flags: &Flags, command: &str, act: impl FnOnce() -> ExitCode) -> ExitCode {
     if *flags != Flags::default() {
-        return say("pgusher: demo brings its own settings; leave the flags away\n", cli::USAGE, true);
+        let text = format!("pgusher: {command} reads no settings of pgusher; leave the flags away\n");
+        return say(&text, cli::USAGE, true);
     }
-    ended(demo::run(once))
+    act()
+}
+
+/// PgBouncer's configuration in our words, and what could not be said in them.
+fn translate(ini: &Path, userlist: Option<&Path>, output: Option<&Path>) -> ExitCode {
+    let imported = import::import(&Sources { ini, userlist, read_file: &|path| std::fs::read(path) });
+    eprintln!("{}", imported.remarks);
+    let written = match (imported.toml, output) {
+        (None, _) => Ok(()),
+        (Some(toml), None) => io::stdout().write_all(toml.as_bytes()),
+        (Some(toml), Some(path)) => write_new(path, &toml),
+    };
+    match written {
+        Err(error) => {
+            let to = output.map_or_else(|| "standard output".into(), |path| path.display().to_string());
+            say(&format!("pgusher: cannot write to {to}: {error}\n"), 1, true)
+        }
+        Ok(()) if imported.remarks.has_errors() => ExitCode::from(cli::USAGE),
+        Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
+/// A file that was not there, for nobody else to read: passwords may be in it.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 fn check(config: &Config, connect: bool) -> ExitCode {

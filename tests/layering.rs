@@ -73,6 +73,7 @@ const ROWS: &[Row] = &[
         inside: &["names", "auth", "session", "pool", "proxy", "config", "app"],
         outside: &["tokio"],
     },
+    Row { room: "import", inside: &["names", "auth", "cli", "config"], outside: &[] },
     Row { room: "demo", inside: &[], outside: &["rustix", "tokio"] },
 ];
 
