@@ -18,7 +18,7 @@ use crate::app::{self, StartError};
 use crate::auth::{Credential, Secret, Verifier, userlist};
 use crate::config::Config;
 use crate::names::{Database, User};
-use crate::pool::{ConnectError, PasswordSource, Pool, Pools, Server};
+use crate::pool::{ConnectError, PasswordSource, Pool, Pools, Recipe, Server};
 use crate::proxy::{AuthQueries, Catalog, DatabaseEntry};
 use crate::session::login::LoginError;
 
@@ -83,10 +83,8 @@ pub fn connect(config: &Config) -> Result<Report, StartError> {
 }
 
 async fn try_all(config: &Config) -> Report {
-    let pools = app::pools(config);
-    let catalog = Catalog::new(&config.databases, &config.users);
-    let queries = AuthQueries::new(&config.databases, &pools);
-    let passwords = passwords(config);
+    let logins = Logins::new(config);
+    let queries = AuthQueries::new(&config.databases, &logins.pools);
     let mut lines = Vec::new();
     for entry in &config.databases {
         if let Some(asked) = queries.check(&entry.name).await {
@@ -95,15 +93,16 @@ async fn try_all(config: &Config) -> Report {
         }
     }
     for entry in config.databases.iter().filter(|entry| !is_tried_by_name(entry, config)) {
-        let users = users(entry, &passwords);
+        let users = logins.users(entry);
         if users.is_empty() {
             let reason = "it logs in as its clients do, and no client's password is known";
             lines.push(Line { who: entry.name.clone(), outcome: Outcome::Untried(reason) });
         }
         for user in users {
             let who = format!("{} as {user}", entry.name);
-            let outcome = match pool(&pools, &catalog, entry, user) {
-                Some(pool) => try_one(entry, &pool, passwords.get(user)).await,
+            let name = if entry.name == FALLBACK { ANY_DATABASE } else { &entry.name };
+            let outcome = match logins.pool(name, user, |recipe| recipe) {
+                Some(pool) => try_one(entry, &pool).await,
                 None => Outcome::Untried("it is not in the catalogue"),
             };
             lines.push(Line { who, outcome });
@@ -112,10 +111,46 @@ async fn try_all(config: &Config) -> Report {
     Report(lines)
 }
 
-async fn try_one(entry: &DatabaseEntry, pool: &Arc<Pool>, password: Option<&Secret>) -> Outcome {
-    if let Some(password) = password {
-        pool.learn(Credential::Password(password.clone()));
+/// The logins that pools would use, one pool each.
+pub(crate) struct Logins {
+    pools: Pools,
+    catalog: Catalog,
+    /// Of the users whose passwords are known as such, not by a verifier.
+    passwords: BTreeMap<String, Secret>,
+}
+
+impl Logins {
+    /// What the configuration gives.
+    pub(crate) fn new(config: &Config) -> Self {
+        let catalog = Catalog::new(&config.databases, &config.users);
+        Self { pools: app::pools(config), catalog, passwords: passwords(config) }
     }
+
+    /// As whom a database can be tried.
+    pub(crate) fn users<'a>(&'a self, entry: &'a DatabaseEntry) -> Vec<&'a str> {
+        match &entry.upstream.user {
+            Some(user) => vec![user],
+            None => self.passwords.keys().map(String::as_str).collect(),
+        }
+    }
+
+    /// A pool for a client of this database and user, ready to log in; `None` if there is no such database.
+    pub(crate) fn pool(
+        &self,
+        database: &str,
+        user: &str,
+        adapt: impl FnOnce(Recipe) -> Recipe,
+    ) -> Option<Arc<Pool>> {
+        let seat = self.catalog.seat(&Database::from(database), &User::from(user))?;
+        let pool = self.pools.pool(&seat.key, || adapt(seat.recipe));
+        if let Some(password) = self.passwords.get(user) {
+            pool.learn(Credential::Password(password.clone()));
+        }
+        Some(pool)
+    }
+}
+
+async fn try_one(entry: &DatabaseEntry, pool: &Arc<Pool>) -> Outcome {
     match pool.open_dedicated(Vec::new()).await {
         Ok(server) => {
             let version = version(&server);
@@ -143,14 +178,6 @@ fn is_tried_by_name(entry: &DatabaseEntry, config: &Config) -> bool {
     entry.name == FALLBACK && config.databases.iter().any(is_same)
 }
 
-/// As whom a database is tried.
-fn users<'a>(entry: &'a DatabaseEntry, passwords: &'a BTreeMap<String, Secret>) -> Vec<&'a str> {
-    match &entry.upstream.user {
-        Some(user) => vec![user],
-        None => passwords.keys().map(String::as_str).collect(),
-    }
-}
-
 /// The users whose passwords are known as such, not by a verifier.
 fn passwords(config: &Config) -> BTreeMap<String, Secret> {
     let file = config.proxy.auth_file.as_ref().and_then(|path| std::fs::read(path).ok());
@@ -160,12 +187,6 @@ fn passwords(config: &Config) -> BTreeMap<String, Secret> {
     let written = config.users.iter().filter_map(|user| Some((user.name.clone(), user.secret.clone()?)));
     let is_plain = |secret: &Secret| matches!(Verifier::from_secret(secret), Ok(Verifier::Plaintext(_)));
     listed.chain(written).filter(|(_, secret)| is_plain(secret)).collect()
-}
-
-fn pool(pools: &Pools, catalog: &Catalog, entry: &DatabaseEntry, user: &str) -> Option<Arc<Pool>> {
-    let name = if entry.name == FALLBACK { ANY_DATABASE } else { &entry.name };
-    let seat = catalog.seat(&Database::from(name), &User::from(user))?;
-    Some(pools.pool(&seat.key, || seat.recipe))
 }
 
 /// PostgreSQL looks for the database, and asks whether one may connect to it, after it has authenticated
