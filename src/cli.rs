@@ -57,6 +57,27 @@ pub enum Command {
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Look for what lets a user through: roles, policies, functions, views, grants; say the SQL that mends it.
+    ///
+    /// Exit codes: 0 nothing found, 1 findings, 2 a database could not be examined, 64 wrong usage.
+    Doctor(Doctor),
+}
+
+/// What `doctor` is told.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Args)]
+pub struct Doctor {
+    /// Databases, by the names clients use; all that are configured by name if none is given.
+    #[arg(value_name = "DATABASE")]
+    pub databases: Vec<String>,
+    /// Say it as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The least that counts: advice, warning, critical [default: advice]
+    #[arg(long, value_name = "SEVERITY")]
+    pub level: Option<String>,
+    /// Wait this long for servers that are not there yet, as in an init container [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<String>,
 }
 
 /// The common settings as flags; every other one has a key in the file and a variable.

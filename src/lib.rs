@@ -10,7 +10,7 @@
 //! ```text
 //!          main
 //!           │
-//!  app, check, import ─── cli, config          composition: the only place that knows everything
+//!  app, check, doctor, import ─── cli, config  composition: the only place that knows everything
 //!           │
 //!         proxy                                clients served
 //!           │
@@ -46,6 +46,7 @@
 //! | [`cli`], [`config`] | what the operator typed and wrote, made into the `Settings` of each room |
 //! | [`app`], [`check`] | everything put together; one login to every database |
 //! | [`import`] | `pgusher import`: PgBouncer's configuration in our words |
+//! | [`doctor`] | what in a database lets a user through, and the SQL that mends it |
 //! | [`demo`] | `pgusher demo` |
 //!
 //! # The path of a byte
@@ -92,6 +93,7 @@
 //! | another pool crate | `pool/manager.rs`, `pool/lease.rs` |
 //! | a key of PgBouncer | a row in `import/settings.rs`, what it becomes in `import/translate.rs`, a line in `tests/import` |
 //! | a setting | a field of the `Settings` it belongs to, a row in `config/keys.rs`, a line in `config/pgusher.toml` |
+//! | another finding of `pgusher doctor` | `doctor/chart.rs` (the question), `doctor/diagnosis.rs` (the finding) |
 //! | an operator's command | `cli.rs`, `main.rs`, and a room of its own |
 //!
 //! # Glossary
@@ -155,6 +157,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod drain;
 pub mod import;
 pub mod names;

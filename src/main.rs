@@ -1,4 +1,4 @@
-//! Parse, decide, run. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.
+//! Parse, decide, run. Exit codes: 0 done, 1 failed (or found something), 2 not examined, 64 wrong usage or configuration.
 
 #![forbid(unsafe_code)]
 
@@ -8,9 +8,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use pgusher::cli::{self, Command, Flags};
-use pgusher::config::{Config, Surroundings};
+use pgusher::config::{self, Config, Surroundings};
+use pgusher::doctor::{self, Severity, Visit};
 use pgusher::import::{self, Sources};
 use pgusher::{app, check, demo, telemetry};
 
@@ -21,6 +23,10 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Some(Command::Demo { once }) => without_flags(&cli.flags, "demo", || ended(demo::run(once))),
+        Some(Command::Doctor(doctor)) => match visit(&doctor) {
+            Ok(visit) => with_config(&cli.flags, |config| examine(config, &visit, doctor.json)),
+            Err(reason) => say(&format!("pgusher: {reason}\n"), cli::USAGE, true),
+        },
         Some(Command::Check { connect }) => with_config(&cli.flags, |config| check(config, connect)),
         Some(Command::Import { ini, userlist, output }) => {
             without_flags(&cli.flags, "import", || translate(&ini, userlist.as_deref(), output.as_deref()))
@@ -84,6 +90,25 @@ fn check(config: &Config, connect: bool) -> ExitCode {
     }
     match check::connect(config) {
         Ok(report) => say(&report.to_string(), u8::from(report.is_bad()), report.is_bad()),
+        Err(error) => ended(Err(error)),
+    }
+}
+
+/// What the flags of `doctor` say.
+fn visit(doctor: &cli::Doctor) -> Result<Visit, String> {
+    let level = doctor.level.as_deref().map_or(Some(Severity::Advice), Severity::from_word);
+    let wait = doctor.wait.as_deref().map_or(Some(Duration::ZERO), config::duration);
+    Ok(Visit {
+        databases: doctor.databases.clone(),
+        level: level.ok_or("--level is advice, warning or critical")?,
+        wait: wait.ok_or("--wait is a duration such as 30s or 2m")?,
+    })
+}
+
+fn examine(config: &Config, visit: &Visit, as_json: bool) -> ExitCode {
+    match doctor::examine(config, visit) {
+        Ok(report) if as_json => say(&report.json(), report.exit_code(), false),
+        Ok(report) => say(&report.to_string(), report.exit_code(), false),
         Err(error) => ended(Err(error)),
     }
 }

@@ -74,6 +74,11 @@ const ROWS: &[Row] = &[
         outside: &["tokio"],
     },
     Row { room: "import", inside: &["names", "auth", "cli", "config"], outside: &[] },
+    Row {
+        room: "doctor",
+        inside: &["auth", "wire", "pool", "proxy", "config", "app", "check"],
+        outside: &["tokio"],
+    },
     Row { room: "demo", inside: &[], outside: &["rustix", "tokio"] },
 ];
 

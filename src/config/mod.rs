@@ -49,6 +49,7 @@ use crate::{net, proxy};
 
 pub use crate::config::keys::{Key, keys};
 pub use crate::config::problem::{Problem, Problems, Source};
+pub use crate::config::units::duration;
 
 /// Everything that was decided, valid as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]

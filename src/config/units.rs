@@ -37,8 +37,8 @@ const SIZES: &[(&str, usize)] = &[
     ("KiB", 1 << 10),
 ];
 
-/// A duration such as `5s`, `1h30m`, `500us` or `0`, at most [`LONGEST`].
-pub(super) fn duration(text: &str) -> Option<Duration> {
+/// A duration such as `5s`, `1h30m`, `500us` or `0`, at most ten years.
+pub fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
