@@ -20,6 +20,7 @@ mod check;
 mod copy;
 mod crowds;
 mod demo;
+mod doctor;
 mod drain;
 mod drivers;
 mod extended;
