@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,6 @@ use bytes::BytesMut;
 
 use pgusher::auth::Secret;
 use pgusher::names::{PoolKey, ServerId};
-use pgusher::net::connect::Tuning;
 use pgusher::pool::{Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Upstream};
 use pgusher::session::claim::Claim;
 use pgusher::session::idle::{self, Idle};
@@ -364,8 +363,8 @@ fn pool(port: u16) -> Arc<Pool> {
     let pools = Pools::new(Shared {
         next_server: AtomicU64::new(1),
         secrets: Secrets::default(),
-        tuning: Tuning::default(),
-        total: None,
+        tuning: RwLock::default(),
+        total: RwLock::default(),
     });
     let recipe = || Recipe {
         upstream: Arc::new(Upstream {
@@ -380,8 +379,10 @@ fn pool(port: u16) -> Arc<Pool> {
             max_servers: None,
             max_clients: None,
         }),
-        settings: Settings { lifetime: None, max_uses: None, ..Settings::default() },
-        identity_variables: Vec::new(),
+        edition: 0,
+        keeps_statements: true,
+        settings: Arc::new(Settings { lifetime: None, max_uses: None, ..Settings::default() }),
+        identity_variables: Arc::default(),
         caps: Vec::new(),
     };
     pools.pool(&PoolKey { database: "bench".into(), user: "bench".into() }, recipe)

@@ -3,27 +3,27 @@
 //! # Promises
 //! - Everything that is shared is made here, once.
 //! - Addresses are bound before anything is served: a port in use is an error at start, not later.
-//! - The first signal drains, the second ends at once.
+//! - SIGHUP, and a file that changes, reload the configuration.
+//! - The first signal to end drains, the second ends at once.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::auth::Salts;
+use crate::cli::Flags;
 use crate::config::Config;
-use crate::drain::Drain;
-use crate::net::connect::Tuning;
 use crate::net::listen::Listener;
 use crate::pool::{Cap, Pools, Secrets, Shared};
-use crate::proxy::cancel::Clients;
-use crate::proxy::{AuthQueries, Catalog, Proxy, Verifiers};
+use crate::proxy::Proxy;
+use crate::reload::{Reloader, edition, tuning};
+use crate::telemetry::log::Log;
 
 /// Why the program could not start.
 #[derive(Debug)]
@@ -58,9 +58,9 @@ impl std::error::Error for StartError {}
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(config: &Config) -> Result<(), StartError> {
+pub fn run(config: Config, flags: Flags, log: Log) -> Result<(), StartError> {
     raise_descriptors();
-    runtime(config.workers)?.block_on(serve(config))
+    runtime(config.workers)?.block_on(serve(config, flags, log))
 }
 
 /// One worker is one thread: the normal case of a sidecar with one CPU.
@@ -85,16 +85,23 @@ fn raise_descriptors() {
     }
 }
 
-async fn serve(config: &Config) -> Result<(), StartError> {
-    let listeners = bind(config)?;
-    let proxy = Arc::new(proxy(config)?);
+async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError> {
+    let listeners = bind(&config)?;
+    let salts = Salts::random().map_err(|_| StartError::NoRandomness)?;
+    let pools = pools(&config);
+    let proxy = Arc::new(Proxy::new(edition(&config, &pools), Arc::new(pools), salts));
     let (mut terminate, mut interrupt) =
         (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     drop(tokio::spawn(proxy.pools.clone().sweep()));
-    for seat in proxy.catalog.to_warm() {
-        let pool = proxy.pools.pool(&seat.key, || seat.recipe);
-        drop(tokio::spawn(async move { pool.warm().await }));
-    }
+    proxy.warm();
+    let reloader = Arc::new(Reloader::new(flags, config, proxy.clone(), log));
+    let mut hangup = listen_for(SignalKind::hangup())?;
+    drop(tokio::spawn(reloader.clone().watch()));
+    drop(tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let _ = reloader.reload();
+        }
+    }));
     let mut doors = tokio::task::JoinSet::new();
     for listener in listeners {
         tracing::info!(address = listener.name(), "listening");
@@ -106,7 +113,7 @@ async fn serve(config: &Config) -> Result<(), StartError> {
     drop(doors);
     proxy.dismiss();
     tokio::select! {
-        () = finish(&proxy, config.proxy.drain_timeout) => tracing::info!("drained"),
+        () = finish(&proxy, proxy.edition().settings.drain_timeout) => tracing::info!("drained"),
         () = either(&mut terminate, &mut interrupt) => tracing::warn!("second signal: ending at once"),
     }
     Ok(())
@@ -154,35 +161,12 @@ fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
     Ok(listeners)
 }
 
-fn proxy(config: &Config) -> Result<Proxy, StartError> {
-    let users = config.users.iter().filter_map(|user| Some((user.name.as_str(), user.secret.as_ref()?)));
-    let pools = pools(config);
-    let queries = AuthQueries::new(&config.databases, &pools);
-    Ok(Proxy {
-        catalog: Catalog::new(&config.databases, &config.users),
-        verifiers: Verifiers::new(users, config.proxy.auth_file.clone(), queries),
-        pools: Arc::new(pools),
-        clients: Arc::new(Clients::default()),
-        salts: Salts::random().map_err(|_| StartError::NoRandomness)?,
-        drain: Drain::default(),
-        logs_connections: config.log.connections,
-        tuning: tuning(config),
-        places: Arc::new(Semaphore::new(config.proxy.max_clients.min(Semaphore::MAX_PERMITS))),
-        next_client: AtomicU64::new(1),
-        settings: config.proxy.clone(),
-    })
-}
-
 /// The pools of all databases, empty.
 pub(crate) fn pools(config: &Config) -> Pools {
     Pools::new(Shared {
         next_server: AtomicU64::new(1),
         secrets: Secrets::default(),
-        tuning: tuning(config),
-        total: config.max_servers.map(|most| Arc::new(Cap::new(most))),
+        tuning: RwLock::new(tuning(config)),
+        total: RwLock::new(config.max_servers.map(|most| Arc::new(Cap::new(most)))),
     })
-}
-
-fn tuning(config: &Config) -> Tuning {
-    Tuning { keepalive: config.net.keepalive, user_timeout: config.net.tcp_user_timeout }
 }

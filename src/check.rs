@@ -122,7 +122,7 @@ pub(crate) struct Logins {
 impl Logins {
     /// What the configuration gives.
     pub(crate) fn new(config: &Config) -> Self {
-        let catalog = Catalog::new(&config.databases, &config.users);
+        let catalog = Catalog::new(&config.databases, &config.users, None);
         Self { pools: app::pools(config), catalog, passwords: passwords(config) }
     }
 

@@ -12,6 +12,8 @@
 //!           │
 //!  app, check, doctor, import ─── cli, config  composition: the only place that knows everything
 //!           │
+//!        reload                                what was configured, read again and applied
+//!           │
 //!         proxy                                clients served
 //!           │
 //!   pool ───┴─── drain                         servers kept and lent; counting those who are still served
@@ -44,6 +46,7 @@
 //! | [`proxy`] | clients, from accept to farewell |
 //! | [`telemetry`] | the log |
 //! | [`cli`], [`config`] | what the operator typed and wrote, made into the `Settings` of each room |
+//! | [`reload`] | the configuration read again while clients are served |
 //! | [`app`], [`check`] | everything put together; one login to every database |
 //! | [`import`] | `pgusher import`: PgBouncer's configuration in our words |
 //! | [`doctor`] | what in a database lets a user through, and the SQL that mends it |
@@ -164,6 +167,7 @@ pub mod names;
 pub mod net;
 pub mod pool;
 pub mod proxy;
+pub mod reload;
 pub mod session;
 pub mod telemetry;
 pub mod wire;

@@ -24,27 +24,27 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::Demo { once }) => without_flags(&cli.flags, "demo", || ended(demo::run(once))),
         Some(Command::Doctor(doctor)) => match visit(&doctor) {
-            Ok(visit) => with_config(&cli.flags, |config| examine(config, &visit, doctor.json)),
+            Ok(visit) => with_config(&cli.flags, |config| examine(&config, &visit, doctor.json)),
             Err(reason) => say(&format!("pgusher: {reason}\n"), cli::USAGE, true),
         },
-        Some(Command::Check { connect }) => with_config(&cli.flags, |config| check(config, connect)),
+        Some(Command::Check { connect }) => with_config(&cli.flags, |config| check(&config, connect)),
         Some(Command::Import { ini, userlist, output }) => {
             without_flags(&cli.flags, "import", || translate(&ini, userlist.as_deref(), output.as_deref()))
         }
         None => with_config(&cli.flags, |config| {
-            telemetry::log::start(&config.log);
+            let log = telemetry::log::start(&config.log);
             for variable in Surroundings::of_process().upcoming() {
                 tracing::warn!(variable, "ignored: this build serves no metrics yet");
             }
-            ended(app::run(config))
+            ended(app::run(config, cli.flags.clone(), log))
         }),
     }
 }
 
 /// Does something with the configuration, or says everything that is wrong with it.
-fn with_config(flags: &Flags, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
+fn with_config(flags: &Flags, act: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     match Config::load(flags, &Surroundings::of_process()) {
-        Ok(config) => act(&config),
+        Ok(config) => act(config),
         Err(problems) => say(&format!("{problems}\n"), cli::USAGE, true),
     }
 }

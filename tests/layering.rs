@@ -65,8 +65,14 @@ const ROWS: &[Row] = &[
             "proxy",
             "cli",
             "config",
+            "reload",
         ],
         outside: &["rustix", "tokio", "tracing"],
+    },
+    Row {
+        room: "reload",
+        inside: &["cli", "config", "net", "pool", "proxy", "telemetry"],
+        outside: &["tokio", "tracing"],
     },
     Row {
         room: "check",

@@ -47,6 +47,7 @@ const LISTEN: &[Row<Listen>] = &[
     Row("client_idle_timeout", |it| period(&mut it.proxy.client_idle_timeout)),
     Row("ignore_startup_parameters", |it| names(&mut it.proxy.ignore_startup_parameters)),
     Row("drain_timeout", |it| delay(&mut it.proxy.drain_timeout)),
+    Row("watch_files", |it| switch(&mut it.watch_files)),
 ];
 
 const POOL: &[Row<Pool>] = &[Row("max_servers", |it| limit(&mut it.max_servers, MOST_SERVERS))];
@@ -288,11 +289,17 @@ pub(super) struct Listen {
     pub(super) net: net::Settings,
     pub(super) proxy: proxy::Settings,
     pub(super) workers: usize,
+    pub(super) watch_files: bool,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { net: net::Settings::default(), proxy: proxy::Settings::default(), workers: 1 }
+        Self {
+            net: net::Settings::default(),
+            proxy: proxy::Settings::default(),
+            workers: 1,
+            watch_files: true,
+        }
     }
 }
 

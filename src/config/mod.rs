@@ -68,6 +68,8 @@ pub struct Config {
     pub max_servers: Option<usize>,
     /// The log.
     pub log: log::Settings,
+    /// Whether the files it was read from are watched for changes.
+    pub watch_files: bool,
 }
 
 /// What the configuration is read from besides the flags, so that tests can be elsewhere.

@@ -80,6 +80,16 @@ impl Problem {
     }
 }
 
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [place, subject, reason] = cells(self);
+        match subject.as_str() {
+            "" => write!(f, "{place}: {reason}"),
+            subject => write!(f, "{place}: {subject}: {reason}"),
+        }
+    }
+}
+
 /// Everything that is wrong, never nothing. `Display` is for the terminal: a line each, aligned, counted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problems(Vec<Problem>);

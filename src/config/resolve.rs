@@ -75,6 +75,7 @@ impl Resolve<'_> {
             databases,
             users,
             max_servers: pool.max_servers,
+            watch_files: listen.watch_files,
             log,
         }
     }

@@ -162,7 +162,7 @@ async fn connect(
 ) -> Result<Server, Trouble> {
     let mut last = Trouble::NoLogin;
     for user in logins.users(entry) {
-        let as_nobody = |recipe| Recipe { identity_variables: Vec::new(), ..recipe };
+        let as_nobody = |recipe| Recipe { identity_variables: [].into(), ..recipe };
         let Some(pool) = logins.pool(name, user, as_nobody) else { return Err(Trouble::Unknown) };
         let mut is_first = true;
         loop {

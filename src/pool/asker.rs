@@ -63,7 +63,7 @@ impl Asker {
 async fn serve(manager: Manager, mut requests: mpsc::Receiver<Request>) {
     let mut kept: Option<Server> = None;
     loop {
-        let request = match (&kept, manager.settings().idle_timeout) {
+        let request = match (&kept, manager.recipe().settings.idle_timeout) {
             (Some(_), Some(limit)) => match timeout(limit, requests.recv()).await {
                 Ok(request) => request,
                 Err(_) => {
@@ -95,7 +95,7 @@ async fn answer(
     kept: &mut Option<Server>,
     request: &Request,
 ) -> Result<Vec<Row>, AskError> {
-    let limit = manager.settings().connect_timeout;
+    let limit = manager.recipe().settings.connect_timeout;
     if let Some(mut server) = kept.take()
         && manager.is_good(&server, Instant::now())
         && server.look() == Vitality::Alive

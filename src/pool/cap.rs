@@ -17,10 +17,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::names::PoolKey;
 use crate::pool::Pool;
+use crate::pool::places::{Place, Places};
 use crate::pool::server::Server;
 
 /// How long those who wait let pools go on that are never idle.
@@ -28,7 +29,7 @@ const HUNGER: Duration = Duration::from_secs(1);
 
 /// A bound on servers over several pools.
 pub struct Cap {
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     /// Those whose servers count.
     pools: Mutex<Vec<Weak<Pool>>>,
     /// Clients waiting for a place.
@@ -41,34 +42,45 @@ impl Cap {
     /// A cap of `most` servers.
     pub fn new(most: usize) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            places: Places::new(Some(most)),
             pools: Mutex::default(),
             waiting: AtomicUsize::new(0),
             fed: Mutex::new(Instant::now()),
         }
     }
 
+    /// So many servers from now on; those beyond it are closed as they are given back.
+    pub fn resize(&self, most: Option<usize>) {
+        self.places.resize(most);
+    }
+
     /// The servers of this pool count.
     pub(super) fn add(&self, pool: &Arc<Pool>) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|pool| pool.strong_count() > 0);
+        let is_same = |known: &Weak<Pool>| std::ptr::eq(known.as_ptr(), Arc::as_ptr(pool));
+        pools.retain(|known| known.strong_count() > 0 && !is_same(known));
         pools.push(Arc::downgrade(pool));
+    }
+
+    /// Whether there are more servers than there may be.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.places.is_owed()
     }
 
     /// Whether a place is free.
     pub(super) fn has_room(&self) -> bool {
-        self.places.available_permits() > 0
+        self.places.free() > 0
     }
 
     /// A place, if one is free.
-    pub(super) fn place_now(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().try_acquire_owned().ok()
+    pub(super) fn place_now(&self) -> Option<Place> {
+        self.places.take_now()
     }
 
     /// A place, made by closing an idle server of another pool if there is none.
     ///
     /// Cancel safe: a place in the queue is given up.
-    pub(super) async fn place(&self, pool: &PoolKey) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn place(&self, pool: &PoolKey) -> Option<Place> {
         if let Some(place) = self.place_now() {
             return Some(place);
         }
@@ -77,7 +89,7 @@ impl Cap {
         }
         let _waiting = Counted::up(&self.waiting);
         self.evict_idle(pool);
-        self.places.clone().acquire_owned().await.ok()
+        self.places.take().await
     }
 
     /// Whether clients of other pools wait, when `own` of its own do.

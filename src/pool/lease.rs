@@ -19,20 +19,26 @@ use std::time::Instant;
 use deadpool::managed::Object;
 
 use crate::pool::Pool;
-use crate::pool::manager::{Destiny, Manager};
+use crate::pool::manager::{Destiny, Maker};
+use crate::pool::places::Place;
 use crate::pool::server::Server;
-use crate::session::Clean;
+use crate::session::{Clean, Rules};
+
+/// A server, and its place in the pool. In this order: whoever gets the place finds the server.
+pub(super) type Granted = (Object<Maker>, Place);
 
 /// A server on loan.
 pub struct Lease {
     /// Present until the lease ends.
-    object: Option<Object<Manager>>,
+    object: Option<Object<Maker>>,
+    /// Its place in the pool, left after the object is back.
+    place: Option<Place>,
     pool: Arc<Pool>,
 }
 
 impl Lease {
-    pub(super) fn new(object: Object<Manager>, pool: Arc<Pool>) -> Self {
-        Self { object: Some(object), pool }
+    pub(super) fn new((object, place): Granted, pool: Arc<Pool>) -> Self {
+        Self { object: Some(object), place: Some(place), pool }
     }
 
     /// The pool it comes from.
@@ -40,11 +46,18 @@ impl Lease {
         &self.pool
     }
 
+    /// Whether the server was made for clients under these rules: what was injected under other variables is there still.
+    pub fn suits(&self, rules: &Rules) -> bool {
+        let (made_for, said) = (&self.identity_variables, rules.identity.said());
+        said.clone().count() == made_for.len()
+            && said.clone().all(|name| made_for.iter().any(|it| it.eq_ignore_ascii_case(name)))
+    }
+
     /// Gives the server back. A witness for another server is no witness: then it is closed.
     pub fn release(mut self, clean: Clean) {
-        let Some(mut object) = self.object.take() else { return };
+        let (Some(mut object), Some(place)) = (self.object.take(), self.place.take()) else { return };
         if clean.server() != object.id() {
-            return destroy(object, &self.pool);
+            return destroy((object, place), &self.pool);
         }
         object.uses += 1;
         object.idle_since = Instant::now();
@@ -54,11 +67,11 @@ impl Lease {
             let pool = self.pool.clone();
             self.pool.spawn(async move {
                 target.at_peace().await;
-                give_back(object, &pool);
+                give_back((object, place), &pool);
             });
             return;
         }
-        give_back(object, &self.pool);
+        give_back((object, place), &self.pool);
     }
 }
 
@@ -87,23 +100,24 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     /// No witness: the connection dies, its place is freed.
     fn drop(&mut self) {
-        if let Some(object) = self.object.take() {
-            destroy(object, &self.pool);
+        if let (Some(object), Some(place)) = (self.object.take(), self.place.take()) {
+            destroy((object, place), &self.pool);
         }
     }
 }
 
 /// To whoever needs it most: the pool, a client that waits for a cap, or nobody.
-fn give_back(mut object: Object<Manager>, pool: &Pool) {
+fn give_back((mut object, place): Granted, pool: &Pool) {
     let (manager, now) = (pool.manager(), object.idle_since);
-    if !manager.is_good(&object, now) {
-        return destroy(object, pool);
+    if place.is_owed() || !manager.is_good(&object, now) {
+        return destroy((object, place), pool);
     }
     match manager.destiny(pool.waiting(), now) {
-        Destiny::Close => destroy(object, pool),
+        Destiny::Close => destroy((object, place), pool),
         Destiny::HandOver(heir) => {
             object.is_handed_over = true;
             let mut server = Object::take(object);
+            drop(place);
             server.is_handed_over = false;
             if let Err(server) = heir.send(server) {
                 server.close(); // it stopped waiting this very moment
@@ -111,13 +125,14 @@ fn give_back(mut object: Object<Manager>, pool: &Pool) {
             pool.on_freed();
         }
         Destiny::Keep => {
-            drop(object);
+            drop((object, place));
             pool.on_freed();
         }
     }
 }
 
-fn destroy(object: Object<Manager>, pool: &Pool) {
+fn destroy((object, place): Granted, pool: &Pool) {
     Object::take(object).close();
+    drop(place);
     pool.on_freed();
 }

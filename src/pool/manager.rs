@@ -8,13 +8,14 @@
 //! To try again: how long a client is willing to wait is known in [`crate::pool::Pool`].
 
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::auth::{ChannelBinding, Credential, ScramKeys, Secret, Verifier};
@@ -23,9 +24,11 @@ use crate::net::connect::{self, Tuning};
 use crate::net::{Peer, Stream};
 use crate::pool::cap::{Cap, Counted, Heirs};
 use crate::pool::error::ConnectError;
+use crate::pool::places::{Place, Places};
+use crate::pool::recipe::Recipe;
 use crate::pool::secrets::Secrets;
 use crate::pool::server::{Address, CancelTarget, Server, Vitality};
-use crate::pool::settings::{Host, PasswordSource, Settings, Upstream};
+use crate::pool::settings::{Host, PasswordSource};
 use crate::session::login::{Established, Login, LoginPlan, Progress};
 use crate::session::{Exchange, Parameters, ServerState};
 use crate::wire::startup::Setting;
@@ -38,9 +41,9 @@ pub struct Shared {
     /// Passwords from files.
     pub secrets: Secrets,
     /// How connections are tuned.
-    pub tuning: Tuning,
+    pub tuning: RwLock<Tuning>,
     /// Servers over all pools.
-    pub total: Option<Arc<Cap>>,
+    pub total: RwLock<Option<Arc<Cap>>>,
 }
 
 /// SCRAM keys, and what they were derived from.
@@ -65,9 +68,9 @@ pub(super) enum Destiny {
 }
 
 /// What a new server is made of.
-enum Place {
+enum Found {
     /// Places under every cap.
-    Found(Vec<OwnedSemaphorePermit>),
+    Places(Vec<Place>),
     /// One that has its places already.
     Server(Box<Server>),
 }
@@ -76,50 +79,62 @@ enum Place {
 pub(super) struct Manager {
     /// Whose servers.
     pub key: PoolKey,
-    /// Where they are.
-    pub upstream: Arc<Upstream>,
-    settings: Settings,
     shared: Arc<Shared>,
-    caps: Caps,
+    /// What configuration says now.
+    recipe: RwLock<Arc<Recipe>>,
+    /// What of it is looked at whenever a server is lent or given back.
+    glance: Glance,
     /// Its clients that wait for a cap.
-    heirs: Arc<Heirs>,
-    /// The variables of the identity, sent empty at startup so that fresh and used servers are alike.
-    identity_variables: Vec<String>,
+    heirs: Heirs,
     /// What the last client of this pool proved itself with, for pools without a password of their own.
     credential: Mutex<Option<Credential>>,
     /// SCRAM keys derived from the password, by salt and count: the derivation is meant to be slow.
     keys: Mutex<Option<Derived>>,
     /// Bounds the connections being opened at once.
-    opening: Semaphore,
+    opening: Arc<Places>,
     /// Connections being opened.
     pub connecting: AtomicUsize,
     /// The host that worked last.
     last_host: AtomicUsize,
     /// Servers of an older generation are not lent again.
-    pub generation: AtomicU64,
+    generation: AtomicU64,
     /// What the first server of this pool reported.
     baseline: Mutex<Option<Parameters>>,
 }
 
+/// Without a lock.
+#[derive(Default)]
+struct Glance {
+    max_uses: AtomicU64,
+    check_delay: AtomicU64,
+    has_caps: AtomicBool,
+}
+
+impl Glance {
+    fn note(&self, recipe: &Recipe) {
+        let delay = recipe.settings.check_delay.map_or(u64::MAX, micros);
+        self.max_uses.store(recipe.settings.max_uses.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.check_delay.store(delay, Ordering::Relaxed);
+        self.has_caps.store(!recipe.caps.is_empty(), Ordering::Relaxed);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Manager {
     /// A manager of one pool.
-    pub(super) fn new(
-        key: PoolKey,
-        upstream: Arc<Upstream>,
-        settings: Settings,
-        identity_variables: Vec<String>,
-        shared: Arc<Shared>,
-        (caps, heirs): (Caps, Arc<Heirs>),
-    ) -> Self {
+    pub(super) fn new(key: PoolKey, recipe: Recipe, shared: Arc<Shared>) -> Self {
+        let glance = Glance::default();
+        glance.note(&recipe);
         Self {
-            opening: Semaphore::new(settings.connect_concurrency.max(1)),
+            opening: Places::new(Some(recipe.settings.connect_concurrency.max(1))),
             key,
-            upstream,
-            settings,
             shared,
-            caps,
-            heirs,
-            identity_variables,
+            recipe: RwLock::new(Arc::new(recipe)),
+            glance,
+            heirs: Heirs::default(),
             credential: Mutex::default(),
             keys: Mutex::default(),
             connecting: AtomicUsize::new(0),
@@ -129,9 +144,28 @@ impl Manager {
         }
     }
 
-    /// Its limits.
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
+    /// What configuration says now.
+    pub(super) fn recipe(&self) -> Arc<Recipe> {
+        self.recipe.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What configuration says from now on.
+    pub(super) fn adopt(&self, recipe: Recipe) {
+        self.glance.note(&recipe);
+        self.opening.resize(Some(recipe.settings.connect_concurrency.max(1)));
+        *self.recipe.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(recipe);
+    }
+
+    /// Servers there are now will not be lent again. The recipe is older than the generation: what is opened with the recipe
+    /// before may count as of this one, and never the other way round.
+    pub(super) fn renew(&self) {
+        *self.baseline.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The generation of servers that are opened now.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// What a server of this pool reports after login, once one has.
@@ -146,11 +180,11 @@ impl Manager {
 
     /// Whether servers are logged in with what clients proved themselves with.
     pub(super) fn borrows_credentials(&self) -> bool {
-        self.upstream.password == PasswordSource::Client
+        self.recipe().upstream.password == PasswordSource::Client
     }
 
-    fn credential(&self) -> Result<Option<Credential>, ConnectError> {
-        let secret = match &self.upstream.password {
+    fn credential(&self, source: &PasswordSource) -> Result<Option<Credential>, ConnectError> {
+        let secret = match source {
             PasswordSource::Client => {
                 return Ok(self.credential.lock().unwrap_or_else(PoisonError::into_inner).clone());
             }
@@ -166,8 +200,8 @@ impl Manager {
         })
     }
 
-    fn plan(&self) -> Result<LoginPlan, ConnectError> {
-        let upstream = &self.upstream;
+    fn plan(&self, recipe: &Recipe) -> Result<LoginPlan, ConnectError> {
+        let upstream = &recipe.upstream;
         let mut parameters: Vec<Setting> = Vec::new();
         let mut add =
             |name: &str, value: &str| parameters.push((name.as_bytes().into(), value.as_bytes().into()));
@@ -177,26 +211,26 @@ impl Manager {
         for (name, value) in &upstream.settings {
             add(name, value);
         }
-        for variable in &self.identity_variables {
+        for variable in recipe.identity_variables.iter() {
             add(variable, "");
         }
         Ok(LoginPlan {
             user: upstream.user.as_deref().map_or_else(|| self.key.user.clone(), User::from),
             database: upstream.dbname.as_deref().map_or_else(|| self.key.database.clone(), Database::from),
             parameters,
-            credential: self.credential()?,
+            credential: self.credential(&upstream.password)?,
             minor: 2,
             binding: ChannelBinding::Unavailable,
         })
     }
 
     /// Dials the hosts in order, beginning with the one that worked last.
-    async fn dial(&self) -> Result<(Stream, Address), ConnectError> {
-        let hosts = &self.upstream.hosts;
+    async fn dial(&self, hosts: &[Host]) -> Result<(Stream, Address), ConnectError> {
         let first = self.last_host.load(Ordering::Relaxed);
+        let tuning = *self.shared.tuning.read().unwrap_or_else(PoisonError::into_inner);
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for index in (0..hosts.len()).map(|offset| (first + offset) % hosts.len()) {
-            match dial(&hosts[index], self.shared.tuning).await {
+            match dial(&hosts[index], tuning).await {
                 Ok(dialled) => {
                     self.last_host.store(index, Ordering::Relaxed);
                     return Ok(dialled);
@@ -209,25 +243,34 @@ impl Manager {
 
     /// A server for one client alone, with parameters of its own in the startup packet.
     pub(super) async fn open_dedicated(&self, parameters: Vec<Setting>) -> Result<Server, ConnectError> {
-        let mut plan = self.plan()?;
+        let (generation, recipe) = (self.generation(), self.recipe());
+        let mut plan = self.plan(&recipe)?;
         plan.parameters.retain(|(name, _)| parameters.iter().all(|(other, _)| other != name));
         plan.parameters.extend(parameters);
-        let limit = self.settings.connect_timeout;
-        timeout(limit, self.open(plan)).await.map_err(|_| ConnectError::TimedOut(limit))?
+        self.open(plan, generation, &recipe).await
     }
 
-    async fn open(&self, plan: LoginPlan) -> Result<Server, ConnectError> {
-        let (stream, address) = self.dial().await?;
+    /// Dials and logs in, within the deadline.
+    async fn open(&self, plan: LoginPlan, generation: u64, recipe: &Recipe) -> Result<Server, ConnectError> {
+        let limit = recipe.settings.connect_timeout;
+        let mut server =
+            timeout(limit, self.connect(plan, recipe)).await.map_err(|_| ConnectError::TimedOut(limit))??;
+        server.generation = generation;
+        Ok(server)
+    }
+
+    async fn connect(&self, plan: LoginPlan, recipe: &Recipe) -> Result<Server, ConnectError> {
+        let (stream, address) = self.dial(&recipe.upstream.hosts).await?;
         let mut peer = Peer::new(stream);
         let (established, credential) = self.log_in(&mut peer, plan).await?;
-        if let (Some(credential), true) = (credential, self.borrows_credentials()) {
+        if let (Some(credential), true) = (credential, recipe.upstream.password == PasswordSource::Client) {
             self.learn(credential);
         }
-        if let Some(sql) = &self.upstream.connect_query {
+        if let Some(sql) = &recipe.upstream.connect_query {
             run_connect_query(&mut peer, sql).await?;
         }
         peer.give_up();
-        Ok(self.server(peer, address, established))
+        Ok(self.server(peer, address, established, recipe))
     }
 
     async fn log_in(
@@ -277,7 +320,7 @@ impl Manager {
         Ok(keys)
     }
 
-    fn server(&self, peer: Peer, address: Address, established: Established) -> Server {
+    fn server(&self, peer: Peer, address: Address, established: Established, recipe: &Recipe) -> Server {
         let id = ServerId(self.shared.next_server.fetch_add(1, Ordering::Relaxed));
         let reported = established.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
         let now = Instant::now();
@@ -287,14 +330,15 @@ impl Manager {
             exchange: Exchange::default(),
             cancel: Arc::new(CancelTarget::new(id, address, established.key)),
             born: now,
-            expires: self
+            expires: recipe
                 .settings
                 .lifetime
-                .map(|lifetime| now + jittered(lifetime, self.settings.lifetime_jitter, id)),
+                .map(|lifetime| now + jittered(lifetime, recipe.settings.lifetime_jitter, id)),
             idle_since: now,
             uses: 0,
-            generation: self.generation.load(Ordering::Relaxed),
+            generation: 0,
             permits: Vec::new(),
+            identity_variables: recipe.identity_variables.clone(),
             is_handed_over: false,
         }
     }
@@ -312,45 +356,51 @@ impl Manager {
     }
 
     /// The caps its servers count against.
-    pub(super) fn caps(&self) -> &[Arc<Cap>] {
-        &self.caps
+    fn caps(&self) -> Caps {
+        self.recipe().caps.clone()
+    }
+
+    /// Whether there is room under every cap.
+    pub(super) fn has_room(&self) -> bool {
+        !self.glance.has_caps.load(Ordering::Relaxed) || self.caps().iter().all(|cap| cap.has_room())
     }
 
     /// A place under every cap, or a server of this pool that has one.
     ///
     /// Cancel safe.
-    async fn place(&self) -> Option<Place> {
-        let at_once: Option<Vec<_>> = self.caps.iter().map(|cap| cap.place_now()).collect();
+    async fn place(&self) -> Option<Found> {
+        let caps = self.caps();
+        let at_once: Option<Vec<_>> = caps.iter().map(|cap| cap.place_now()).collect();
         if let Some(places) = at_once {
-            return Some(Place::Found(places));
+            return Some(Found::Places(places));
         }
         let found = async {
-            let mut places = Vec::with_capacity(self.caps.len());
-            for cap in &self.caps {
+            let mut places = Vec::with_capacity(caps.len());
+            for cap in &caps {
                 places.push(cap.place(&self.key).await?);
             }
             Some(places)
         };
         tokio::select! {
             biased;
-            server = self.heirs.inherit() => server.map(Place::Server),
-            places = found => places.map(Place::Found),
+            server = self.heirs.inherit() => server.map(Found::Server),
+            places = found => places.map(Found::Places),
         }
     }
 
     /// What becomes of a server given back now, while `waiting` clients of its pool wait.
     pub(super) fn destiny(&self, waiting: usize, now: Instant) -> Destiny {
-        if self.caps.is_empty() {
+        if !self.glance.has_caps.load(Ordering::Relaxed) {
             return Destiny::Keep;
         }
-        let own = self.heirs.waiting();
-        if self.caps.iter().any(|cap| cap.is_overdue(own, now)) {
+        let (own, caps) = (self.heirs.waiting(), self.caps());
+        if caps.iter().any(|cap| cap.is_exceeded() || cap.is_overdue(own, now)) {
             return Destiny::Close;
         }
         if let Some(heir) = self.heirs.next() {
             return Destiny::HandOver(heir);
         }
-        if waiting == 0 && self.caps.iter().any(|cap| cap.is_wanted(own)) {
+        if waiting == 0 && caps.iter().any(|cap| cap.is_wanted(own)) {
             return Destiny::Close;
         }
         Destiny::Keep
@@ -359,13 +409,24 @@ impl Manager {
     /// Whether a server may be lent again, or kept.
     pub(super) fn is_good(&self, server: &Server, now: Instant) -> bool {
         let is_young = server.expires.is_none_or(|expires| now < expires);
-        let is_fresh = self.settings.max_uses.is_none_or(|most| server.uses < most);
-        let is_current = server.generation == self.generation.load(Ordering::Relaxed);
+        let is_fresh = server.uses < self.glance.max_uses.load(Ordering::Relaxed);
+        let is_current = server.generation == self.generation();
         is_young && is_fresh && is_current && !server.cancel.has_stray()
     }
 }
 
-impl managed::Manager for Manager {
+/// deadpool's Manager: one for the pool, one for its reserve.
+pub(super) struct Maker(pub(super) Arc<Manager>);
+
+impl Deref for Maker {
+    type Target = Manager;
+
+    fn deref(&self) -> &Manager {
+        &self.0
+    }
+}
+
+impl managed::Manager for Maker {
     type Type = Box<Server>;
     type Error = ConnectError;
 
@@ -373,16 +434,14 @@ impl managed::Manager for Manager {
         // The login is large and rare; what waits for it is small and common.
         Box::pin(async {
             let permits = match self.place().await {
-                Some(Place::Found(permits)) => permits,
-                Some(Place::Server(server)) => return Ok(server),
+                Some(Found::Places(permits)) => permits,
+                Some(Found::Server(server)) => return Ok(server),
                 None => return Err(ConnectError::Closed),
             };
             let _connecting = Counted::up(&self.connecting);
-            let _opening = self.opening.acquire().await.map_err(|_| ConnectError::Closed)?;
-            let limit = self.settings.connect_timeout;
-            let mut server = timeout(limit, self.open(self.plan()?))
-                .await
-                .map_err(|_| ConnectError::TimedOut(limit))??;
+            let _opening = self.opening.take().await.ok_or(ConnectError::Closed)?;
+            let (generation, recipe) = (self.generation(), self.recipe());
+            let mut server = self.open(self.plan(&recipe)?, generation, &recipe).await?;
             server.permits = permits;
             Ok(Box::new(server))
         })
@@ -394,8 +453,8 @@ impl managed::Manager for Manager {
         if !self.is_good(server, now) || server.look() == Vitality::Dead {
             return Err(RecycleError::message("no longer good"));
         }
-        let idle = now.duration_since(server.idle_since);
-        server.state.is_doubtful = self.settings.check_delay.is_some_and(|delay| idle > delay);
+        let idle = micros(now.duration_since(server.idle_since));
+        server.state.is_doubtful = idle > self.glance.check_delay.load(Ordering::Relaxed);
         Ok(())
     }
 

@@ -16,6 +16,8 @@ mod cap;
 mod error;
 mod lease;
 mod manager;
+mod places;
+mod recipe;
 mod secrets;
 mod server;
 mod settings;
@@ -30,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use deadpool::managed::{Object, PoolConfig, PoolError, QueueMode, Timeouts};
+use deadpool::managed::{PoolConfig, PoolError, QueueMode};
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
@@ -39,27 +41,84 @@ pub use cap::Cap;
 pub use error::{CheckoutError, ConnectError};
 pub use lease::Lease;
 pub use manager::Shared;
+pub use places::{Place, Places};
+pub use recipe::Recipe;
 pub use secrets::Secrets;
 pub use server::{Address, Aim, CancelTarget, Server, Vitality};
 pub use settings::{Host, PasswordSource, Settings, Upstream};
 pub use statements::Statements;
 
 use crate::names::PoolKey;
-use crate::pool::cap::{Counted, Heirs};
-use crate::pool::manager::{Caps, Manager};
+use crate::net::connect::Tuning;
+use crate::pool::cap::Counted;
+use crate::pool::lease::Granted;
+use crate::pool::manager::{Maker, Manager};
+use crate::pool::recipe::Change;
 use crate::session::{Parameters, Values};
 
-type Kept = deadpool::managed::Pool<Manager>;
-type Got = Result<Object<Manager>, PoolError<ConnectError>>;
+type Got = Result<Granted, PoolError<ConnectError>>;
 
 /// Most sets of startup settings remembered as accepted, in one pool.
 const MOST_ACCEPTED: usize = 1_000;
 
+/// Servers, idle or lent, and how many there may be. deadpool's own bound only grows: the places are what bounds.
+struct Kept {
+    servers: deadpool::managed::Pool<Maker>,
+    places: Arc<Places>,
+}
+
+impl Kept {
+    fn new(maker: Maker, size: usize) -> Self {
+        let mut config = PoolConfig::new(size);
+        config.queue_mode = QueueMode::Lifo;
+        #[expect(
+            clippy::expect_used,
+            reason = "deadpool refuses only timeouts without a runtime, and there are none"
+        )]
+        let servers = deadpool::managed::Pool::builder(maker)
+            .config(config)
+            .build()
+            .expect("a pool without timeouts can be built");
+        Self { servers, places: Places::new(Some(size)) }
+    }
+
+    /// A server, in the order of asking.
+    async fn get(&self) -> Got {
+        let place = self.places.take().await.ok_or(PoolError::Closed)?;
+        Ok((self.servers.get().await?, place))
+    }
+
+    /// So many servers from now on. Idle ones beyond it are closed, lent ones when they are given back.
+    fn resize(&self, size: usize) {
+        if size > self.servers.status().max_size {
+            self.servers.resize(size);
+        }
+        self.places.resize(Some(size));
+        let mut surplus = self.servers.status().size.saturating_sub(size);
+        self.close_idle(|_| {
+            let is_kept = surplus == 0;
+            surplus = surplus.saturating_sub(1);
+            is_kept
+        });
+    }
+
+    /// Closes the idle servers that are not to be kept.
+    fn close_idle(&self, mut is_kept: impl FnMut(&Server) -> bool) {
+        drop(self.servers.retain(|server, _| is_kept(server)).removed);
+    }
+
+    /// How many servers there are, and of these idle ones.
+    fn count(&self) -> (usize, usize) {
+        let status = self.servers.status();
+        (status.size, status.available)
+    }
+}
+
 /// The servers of one database and user.
 pub struct Pool {
+    manager: Arc<Manager>,
     kept: Kept,
-    reserve: Option<Kept>,
-    settings: Settings,
+    reserve: Kept,
     statements: Arc<Statements>,
     waiting: AtomicUsize,
     /// Clients that may ask for a server.
@@ -69,6 +128,8 @@ pub struct Pool {
     freed: Notify,
     /// Whether servers for the minimum are being opened.
     warming: AtomicBool,
+    /// Whether configuration knows it no more.
+    is_retired: AtomicBool,
     /// Startup settings that a server of this pool has accepted.
     accepted: Mutex<HashMap<Values, Values>>,
     /// When it was last of use to anyone.
@@ -77,28 +138,19 @@ pub struct Pool {
 
 impl Pool {
     /// An empty pool.
-    fn new(make: impl Fn() -> Manager, settings: Settings) -> Self {
-        let keep = |size: usize| {
-            let mut config = PoolConfig::new(size);
-            config.queue_mode = QueueMode::Lifo;
-            Kept::builder(make()).config(config).build()
-        };
-        #[expect(
-            clippy::expect_used,
-            reason = "deadpool refuses only timeouts without a runtime, and there are none"
-        )]
-        let kept = keep(settings.size.max(1)).expect("a pool without timeouts can be built");
-        let reserve = (settings.reserve > 0).then(|| keep(settings.reserve).ok()).flatten();
+    fn new(manager: Arc<Manager>) -> Self {
+        let settings = manager.recipe().settings.clone();
         Self {
-            kept,
-            reserve,
-            settings,
+            kept: Kept::new(Maker(manager.clone()), settings.size.max(1)),
+            reserve: Kept::new(Maker(manager.clone()), settings.reserve),
+            manager,
             statements: Arc::default(),
             waiting: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
             freed: Notify::new(),
             warming: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             accepted: Mutex::default(),
             last_used: Mutex::new(Instant::now()),
         }
@@ -109,13 +161,54 @@ impl Pool {
         &self.manager().key
     }
 
-    /// Its limits.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// Its limits, as they are now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.recipe().settings.clone()
+    }
+
+    /// What it is made of, as configuration says now.
+    pub fn recipe(&self) -> Arc<Recipe> {
+        self.manager.recipe()
     }
 
     fn manager(&self) -> &Manager {
-        self.kept.manager()
+        &self.manager
+    }
+
+    /// Is made of this from now on. What is not about servers leaves them alone; else they are closed, the lent ones when they
+    /// are given back.
+    pub fn reconfigure(self: &Arc<Self>, recipe: Recipe) {
+        let was_retired = self.is_retired.swap(false, Ordering::Relaxed);
+        let settings = recipe.settings.clone();
+        let change = self.recipe().change_to(&recipe);
+        if change == Change::None && !was_retired {
+            return;
+        }
+        recipe.caps.iter().for_each(|cap| cap.add(self));
+        self.manager.adopt(recipe);
+        self.kept.resize(settings.size.max(1));
+        self.reserve.resize(settings.reserve);
+        if change == Change::Servers || was_retired {
+            self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.renew();
+        }
+        tracing::info!(pool = %self.key(), ?change, "pool reconfigured");
+    }
+
+    /// Configuration knows it no more: what is lent may finish, nothing is kept.
+    fn retire(&self) {
+        if !self.is_retired.swap(true, Ordering::Relaxed) {
+            self.renew();
+            tracing::info!(pool = %self.key(), "pool removed from the configuration");
+        }
+    }
+
+    /// Other servers than those there are: idle ones are closed now, lent ones when they are given back.
+    pub fn renew(&self) {
+        self.manager.renew();
+        self.kept.close_idle(|_| false);
+        self.reserve.close_idle(|_| false);
+        self.on_freed();
     }
 
     /// What its servers report after login, once one has.
@@ -126,10 +219,7 @@ impl Pool {
     /// Remembers what a client proved itself with, for servers that take the same.
     pub fn learn(&self, credential: crate::auth::Credential) {
         if self.manager().borrows_credentials() {
-            self.manager().learn(credential.clone());
-            if let Some(reserve) = &self.reserve {
-                reserve.manager().learn(credential);
-            }
+            self.manager().learn(credential);
         }
     }
 
@@ -145,12 +235,7 @@ impl Pool {
 
     /// Servers there are, and of these idle ones.
     pub fn servers(&self) -> (usize, usize) {
-        let count = |kept: &Kept| {
-            let status = kept.status();
-            (status.size, status.available)
-        };
-        let (size, idle) = count(&self.kept);
-        let (more, more_idle) = self.reserve.as_ref().map_or((0, 0), count);
+        let ((size, idle), (more, more_idle)) = (self.kept.count(), self.reserve.count());
         (size + more, idle + more_idle)
     }
 
@@ -184,7 +269,7 @@ impl Pool {
         let mut get = pin!(self.kept.get());
         let at_once = poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await;
         let got = match at_once {
-            Poll::Ready(Ok(object)) => return Ok(Lease::new(object, self.clone())),
+            Poll::Ready(Ok(granted)) => return Ok(Lease::new(granted, self.clone())),
             Poll::Ready(Err(error)) => Some(Err(error)),
             Poll::Pending => None,
         };
@@ -200,19 +285,19 @@ impl Pool {
     where
         G: Future<Output = Got>,
     {
-        let _waiting = self.queue()?;
+        let settings = self.settings();
+        let _waiting = self.queue(settings.max_waiting)?;
         let began = tokio::time::Instant::now();
-        let deadline = began + self.settings.acquire_timeout;
-        let mut timer = pin!(sleep_until(deadline));
-        let mut reserve = pin!(self.reserved(began));
+        let mut timer = pin!(sleep_until(began + settings.acquire_timeout));
+        let mut reserve = pin!(self.reserved(began, settings.reserve_timeout));
         let mut again = pin!(None);
         let mut last_error = None;
         loop {
             if let Some(result) = got.take() {
                 match result {
-                    Ok(object) => {
+                    Ok(granted) => {
                         self.failures.store(0, Ordering::Relaxed);
-                        return Ok(Lease::new(object, self.clone()));
+                        return Ok(Lease::new(granted, self.clone()));
                     }
                     Err(error) => {
                         let error = self.on_failure(error)?;
@@ -226,9 +311,9 @@ impl Pool {
                 biased;
                 result = &mut get, if !first_is_done => got = Some(result),
                 Some(result) = async { again.as_mut().as_pin_mut()?.await.into() }, if first_is_done => got = Some(result),
-                object = &mut reserve => return Ok(Lease::new(object, self.clone())),
+                granted = &mut reserve => return Ok(Lease::new(granted, self.clone())),
                 () = &mut timer => {
-                    let timed_out = CheckoutError::TimedOut(self.settings.acquire_timeout);
+                    let timed_out = CheckoutError::TimedOut(settings.acquire_timeout);
                     return Err(last_error.map_or(timed_out, CheckoutError::Connect));
                 }
             }
@@ -236,10 +321,10 @@ impl Pool {
     }
 
     /// A place among those who wait. Those for whom a server is being opened are not counted: the pool is not full.
-    fn queue(&self) -> Result<Counted<'_>, CheckoutError> {
+    fn queue(&self, max_waiting: Option<usize>) -> Result<Counted<'_>, CheckoutError> {
         let place = Counted::up(&self.waiting);
         let opening = self.manager().connecting.load(Ordering::Relaxed);
-        match self.settings.max_waiting {
+        match max_waiting {
             Some(most) if self.waiting().saturating_sub(opening) > most => {
                 Err(CheckoutError::QueueFull(most))
             }
@@ -248,11 +333,13 @@ impl Pool {
     }
 
     /// A server of the reserve, after `reserve_timeout`; without a reserve, never.
-    async fn reserved(&self, began: tokio::time::Instant) -> Object<Manager> {
-        let Some(reserve) = &self.reserve else { return std::future::pending().await };
-        sleep_until(began + self.settings.reserve_timeout).await;
-        match reserve.get().await {
-            Ok(object) => object,
+    async fn reserved(&self, began: tokio::time::Instant, patience: Duration) -> Granted {
+        if self.reserve.places.most() == Some(0) {
+            return std::future::pending().await;
+        }
+        sleep_until(began + patience).await;
+        match self.reserve.get().await {
+            Ok(granted) => granted,
             Err(_) => std::future::pending().await,
         }
     }
@@ -283,7 +370,7 @@ impl Pool {
     /// wait do not all try at once.
     fn pause(&self) -> Duration {
         let failures = self.failures.load(Ordering::Relaxed).saturating_sub(1).min(4);
-        let whole = self.settings.connect_retry * (1 << failures).min(10);
+        let whole = self.settings().connect_retry * (1 << failures).min(10);
         let mut random = [0u8; 2];
         let share = match getrandom::fill(&mut random) {
             Ok(()) => f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX),
@@ -327,26 +414,28 @@ impl Pool {
     }
 
     /// deadpool opens only when nothing is idle: the idle ones are taken, and given back before anything is awaited.
-    fn begin_to_open(&self, cx: &mut Context<'_>) -> Vec<Pin<Box<dyn Future<Output = Got> + Send>>> {
-        let there = self.kept.status().size + self.manager().connecting.load(Ordering::Relaxed);
-        let lacking = self.settings.min.min(self.settings.size).saturating_sub(there);
+    fn begin_to_open(&self, cx: &mut Context<'_>) -> Vec<Opening> {
+        let settings = self.settings();
+        let there = self.kept.count().0 + self.manager().connecting.load(Ordering::Relaxed);
+        let lacking = settings.min.min(settings.size).saturating_sub(there);
         let mut idle = Vec::new();
-        let mut opening: Vec<Pin<Box<dyn Future<Output = Got> + Send>>> = Vec::new();
+        let mut opening: Vec<Opening> = Vec::new();
         while opening.len() < lacking {
-            let kept = self.kept.clone();
-            let mut get = Box::pin(async move {
-                let at_once = Timeouts { wait: Some(Duration::ZERO), ..Timeouts::default() };
-                kept.timeout_get(&at_once).await
-            });
+            let Some(place) = self.kept.places.take_now() else { break };
+            let servers = self.kept.servers.clone();
+            let mut get: Opening = Box::pin(async move { Ok((servers.get().await?, place)) });
             match get.as_mut().poll(cx) {
                 Poll::Pending => opening.push(get),
-                Poll::Ready(Ok(object)) => idle.push(object),
+                Poll::Ready(Ok(granted)) => idle.push(granted),
                 Poll::Ready(Err(_)) => break,
             }
         }
         opening
     }
 }
+
+/// A server being opened.
+type Opening = Pin<Box<dyn Future<Output = Got> + Send>>;
 
 /// Counts a client of a pool.
 pub struct Member(Arc<Pool>);
@@ -363,18 +452,6 @@ impl Drop for Member {
         self.0.clients.fetch_sub(1, Ordering::Relaxed);
         *self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
-}
-
-/// What a pool is made of.
-pub struct Recipe {
-    /// Where its servers are.
-    pub upstream: Arc<Upstream>,
-    /// Its limits.
-    pub settings: Settings,
-    /// The variables of the identities that are injected.
-    pub identity_variables: Vec<String>,
-    /// The caps it counts against besides the total.
-    pub caps: Vec<Arc<Cap>>,
 }
 
 /// All pools.
@@ -396,28 +473,45 @@ impl Pools {
         }
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
         let make = || {
-            let pool = Arc::new(self.make(key, recipe()));
-            pool.manager().caps().iter().for_each(|cap| cap.add(&pool));
+            let recipe = self.with_total(recipe());
+            let caps = recipe.caps.clone();
+            let pool = Arc::new(Pool::new(Arc::new(Manager::new(key.clone(), recipe, self.shared.clone()))));
+            caps.iter().for_each(|cap| cap.add(&pool));
             pool
         };
         pools.entry(key.clone()).or_insert_with(make).clone()
     }
 
-    fn make(&self, key: &PoolKey, recipe: Recipe) -> Pool {
-        let mut caps: Caps = recipe.caps;
-        caps.extend(self.shared.total.clone());
-        let heirs = Arc::new(Heirs::default());
-        let make = || {
-            Manager::new(
-                key.clone(),
-                recipe.upstream.clone(),
-                recipe.settings.clone(),
-                recipe.identity_variables.clone(),
-                self.shared.clone(),
-                (caps.clone(), heirs.clone()),
-            )
-        };
-        Pool::new(make, recipe.settings.clone())
+    /// Every server counts against the total as well.
+    fn with_total(&self, mut recipe: Recipe) -> Recipe {
+        let total = self.shared.total.read().unwrap_or_else(PoisonError::into_inner);
+        recipe.caps.extend(total.clone());
+        recipe
+    }
+
+    /// So many servers over all pools from now on; holds for each pool once it is reconfigured.
+    pub fn set_total(&self, most: Option<usize>) {
+        let mut total = self.shared.total.write().unwrap_or_else(PoisonError::into_inner);
+        match (&*total, most) {
+            (Some(cap), _) => cap.resize(most),
+            (None, Some(most)) => *total = Some(Arc::new(Cap::new(most))),
+            (None, None) => {}
+        }
+    }
+
+    /// How connections are tuned from now on.
+    pub fn set_tuning(&self, tuning: Tuning) {
+        *self.shared.tuning.write().unwrap_or_else(PoisonError::into_inner) = tuning;
+    }
+
+    /// Each pool is made of what is said of it now; those of which nothing is said are retired.
+    pub fn reconfigure(&self, recipe: impl Fn(&PoolKey) -> Option<Recipe>) {
+        for pool in self.all() {
+            match recipe(pool.key()) {
+                Some(recipe) => pool.reconfigure(self.with_total(recipe)),
+                None => pool.retire(),
+            }
+        }
     }
 
     /// A connection beside all pools, to ask questions of our own.
@@ -427,15 +521,15 @@ impl Pools {
             database: name(&upstream.dbname).as_str().into(),
             user: name(&upstream.user).as_str().into(),
         };
-        let without_caps = (Caps::default(), Arc::default());
-        Asker::new(Manager::new(
-            key,
-            Arc::new(upstream),
-            settings,
-            Vec::new(),
-            self.shared.clone(),
-            without_caps,
-        ))
+        let recipe = Recipe {
+            edition: 0,
+            upstream: Arc::new(upstream),
+            settings: Arc::new(settings),
+            identity_variables: Arc::default(),
+            keeps_statements: false,
+            caps: Vec::new(),
+        };
+        Asker::new(Manager::new(key, recipe, self.shared.clone()))
     }
 
     /// All pools there are now.

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 
 use crate::names::{ServerId, ServerKey};
 use crate::net::Peer;
+use crate::pool::places::Place;
 use crate::session::{Exchange, ServerState};
 use crate::wire::Header;
 use crate::wire::backend;
@@ -149,7 +150,9 @@ pub struct Server {
     /// The pool's generation when it was made; RECONNECT makes a new one.
     pub generation: u64,
     /// Its places under the caps that span pools.
-    pub permits: Vec<OwnedSemaphorePermit>,
+    pub permits: Vec<Place>,
+    /// The variables of the identity it was made for: others would keep the values of whoever was injected last.
+    pub identity_variables: Arc<[String]>,
     /// Whether it leaves one place in its pool for another, and is not to be closed.
     pub is_handed_over: bool,
 }

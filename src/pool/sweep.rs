@@ -47,39 +47,38 @@ impl Pools {
 impl Pool {
     /// Closes idle servers that are too old, or idle for too long beyond the minimum.
     fn sweep(&self, now: Instant) {
-        self.sweep_kept(&self.kept, self.settings.min, now);
-        if let Some(reserve) = &self.reserve {
-            self.sweep_kept(reserve, 0, now);
-        }
+        let settings = self.settings();
+        self.sweep_kept(&self.kept, settings.min, settings.idle_timeout, now);
+        self.sweep_kept(&self.reserve, 0, settings.idle_timeout, now);
     }
 
-    fn sweep_kept(&self, kept: &Kept, min: usize, now: Instant) {
-        let status = kept.status();
-        let mut spare = status.size.saturating_sub(min);
-        let result = kept.retain(|server, _| {
+    fn sweep_kept(&self, kept: &Kept, min: usize, idle_timeout: Option<Duration>, now: Instant) {
+        let mut spare = kept.count().0.saturating_sub(min);
+        kept.close_idle(|server| {
             if !self.manager().is_good(server, now) || server.has_gone() {
                 spare = spare.saturating_sub(1);
                 return false;
             }
-            let is_idle = self
-                .settings
-                .idle_timeout
-                .is_some_and(|limit| now.duration_since(server.idle_since) >= limit);
+            let is_idle = idle_timeout.is_some_and(|limit| now.duration_since(server.idle_since) >= limit);
             if is_idle && spare > 0 {
                 spare -= 1;
                 return false;
             }
             true
         });
-        drop(result.removed);
     }
 
     /// Opens what the minimum lacks, in a task of its own.
     fn replenish(self: &Arc<Self>) {
-        let lacks = self.kept.status().size < self.settings.min.min(self.settings.size);
+        let settings = self.settings();
+        let lacks = self.kept.count().0 < settings.min.min(settings.size);
         let is_wanted = !self.manager().borrows_credentials() || self.baseline().is_some();
-        let has_room = self.manager().caps().iter().all(|cap| cap.has_room());
-        if !lacks || !is_wanted || !has_room || self.warming.swap(true, std::sync::atomic::Ordering::Relaxed)
+        let is_retired = self.is_retired.load(std::sync::atomic::Ordering::Relaxed);
+        if !lacks
+            || !is_wanted
+            || is_retired
+            || !self.manager().has_room()
+            || self.warming.swap(true, std::sync::atomic::Ordering::Relaxed)
         {
             return;
         }
@@ -93,13 +92,14 @@ impl Pool {
     fn is_forgotten(&self, now: Instant) -> bool {
         let is_unused = self.clients.load(std::sync::atomic::Ordering::Relaxed) == 0 && self.servers().0 == 0;
         let last_used = *self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
-        is_unused && self.settings.min == 0 && now.duration_since(last_used) > FORGET
+        let is_retired = self.is_retired.load(std::sync::atomic::Ordering::Relaxed);
+        is_unused && (is_retired || self.settings().min == 0) && now.duration_since(last_used) > FORGET
     }
 
     /// Since when its server has been idle that has been so longest.
     pub(super) fn longest_idle(&self) -> Option<Instant> {
         let mut longest = None;
-        let _ = self.kept.retain(|server, _| {
+        self.kept.close_idle(|server| {
             longest = Some(longest.map_or(server.idle_since, |since: Instant| since.min(server.idle_since)));
             true
         });
@@ -108,6 +108,6 @@ impl Pool {
 
     /// Closes the server that has been idle since then.
     pub(super) fn close_idle_since(&self, since: Instant) {
-        drop(self.kept.retain(|server, _| server.idle_since != since).removed);
+        self.kept.close_idle(|server| server.idle_since != since);
     }
 }

@@ -108,6 +108,11 @@ impl ClientHandle {
     /// Tells it.
     pub fn order(&self, order: Order) {
         self.orders.fetch_or(order as u8, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Has it look around.
+    fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -163,6 +168,13 @@ impl Clients {
     pub fn order_all(&self, order: Order) {
         for handle in self.lock().values() {
             handle.order(order);
+        }
+    }
+
+    /// Has all of them look around.
+    pub fn wake_all(&self) {
+        for handle in self.lock().values() {
+            handle.wake();
         }
     }
 

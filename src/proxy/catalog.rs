@@ -2,7 +2,8 @@
 //!
 //! # Promises
 //! - A client's rules are the user's where it has its own, then the database's, then the pool's defaults.
-//! - Caps are counted once for each database and user, whoever asks.
+//! - Caps are counted once for each database and user, whoever asks; they outlive a reload, with what they have counted.
+//! - What a pool is made of follows from its key alone, whichever client comes first.
 //!
 //! # Refuses
 //! To authenticate, to open anything.
@@ -10,10 +11,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use crate::names::{Database, PoolKey, User};
-use crate::pool::{Cap, Recipe, Settings, Upstream};
+use crate::pool::{Cap, Places, Recipe, Settings, Upstream};
 use crate::proxy::settings::{DatabaseEntry, UserEntry};
 use crate::session::Rules;
 
@@ -22,6 +21,8 @@ const FALLBACK: &[u8] = b"*";
 
 /// Which databases and users there are.
 pub struct Catalog {
+    /// Which reading of the configuration it is.
+    edition: u64,
     databases: HashMap<Vec<u8>, Place>,
     users: HashMap<Vec<u8>, Person>,
 }
@@ -29,19 +30,19 @@ pub struct Catalog {
 /// A database, with what is counted for it.
 struct Place {
     upstream: Arc<Upstream>,
-    settings: Settings,
+    settings: Arc<Settings>,
     rules: Arc<Rules>,
     /// The rules of users for whom something differs.
     own: HashMap<Vec<u8>, Arc<Rules>>,
     servers: Option<Arc<Cap>>,
-    clients: Option<Arc<Semaphore>>,
+    clients: Option<Arc<Places>>,
 }
 
 /// A user, with what is counted for it.
 struct Person {
     entry: UserEntry,
     servers: Option<Arc<Cap>>,
-    clients: Option<Arc<Semaphore>>,
+    clients: Option<Arc<Places>>,
 }
 
 /// What holds for a client of one database and user.
@@ -55,11 +56,25 @@ pub struct Seat {
     /// Whether it needs no identity.
     pub is_exempt: bool,
     /// The caps on clients it counts against.
-    pub caps: Vec<Arc<Semaphore>>,
+    pub caps: Vec<Arc<Places>>,
 }
 
-fn cap(most: Option<usize>) -> Option<Arc<Semaphore>> {
-    most.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))))
+/// The cap there was, at its new bound; a new one only where there was none.
+fn cap(most: Option<usize>, before: Option<&Arc<Cap>>) -> Option<Arc<Cap>> {
+    if let Some(cap) = before {
+        cap.resize(most);
+        return most.map(|_| cap.clone());
+    }
+    most.map(|most| Arc::new(Cap::new(most)))
+}
+
+/// The same for clients.
+fn places(most: Option<usize>, before: Option<&Arc<Places>>) -> Option<Arc<Places>> {
+    if let Some(places) = before {
+        places.resize(most);
+        return most.map(|_| places.clone());
+    }
+    most.map(|most| Places::new(Some(most)))
 }
 
 /// The rules of one user, if they are not those of everybody.
@@ -76,58 +91,95 @@ fn own(database: &DatabaseEntry, user: &UserEntry) -> Option<Arc<Rules>> {
 }
 
 impl Catalog {
-    /// What configuration says.
-    pub fn new(databases: &[DatabaseEntry], users: &[UserEntry]) -> Self {
-        let place = |entry: &DatabaseEntry| Place {
-            upstream: Arc::new(entry.upstream.clone()),
-            settings: entry.pool.clone(),
-            rules: Arc::new(entry.rules.clone()),
-            own: users
-                .iter()
-                .filter_map(|user| Some((user.name.clone().into(), own(entry, user)?)))
-                .collect(),
-            servers: entry.upstream.max_servers.map(|most| Arc::new(Cap::new(most))),
-            clients: cap(entry.upstream.max_clients),
+    /// What configuration says, and what was counted so far.
+    pub fn new(databases: &[DatabaseEntry], users: &[UserEntry], before: Option<&Self>) -> Self {
+        let place = |entry: &DatabaseEntry| {
+            let before = before.and_then(|before| before.databases.get(entry.name.as_bytes()));
+            Place {
+                upstream: Arc::new(entry.upstream.clone()),
+                settings: Arc::new(entry.pool.clone()),
+                rules: before
+                    .filter(|before| *before.rules == entry.rules)
+                    .map_or_else(|| Arc::new(entry.rules.clone()), |before| before.rules.clone()),
+                own: users
+                    .iter()
+                    .filter_map(|user| Some((user.name.clone().into(), own(entry, user)?)))
+                    .collect(),
+                servers: cap(entry.upstream.max_servers, before.and_then(|before| before.servers.as_ref())),
+                clients: places(
+                    entry.upstream.max_clients,
+                    before.and_then(|before| before.clients.as_ref()),
+                ),
+            }
         };
-        let person = |entry: &UserEntry| Person {
-            servers: entry.max_servers.map(|most| Arc::new(Cap::new(most))),
-            clients: cap(entry.max_clients),
-            entry: entry.clone(),
+        let person = |entry: &UserEntry| {
+            let before = before.and_then(|before| before.users.get(entry.name.as_bytes()));
+            Person {
+                servers: cap(entry.max_servers, before.and_then(|before| before.servers.as_ref())),
+                clients: places(entry.max_clients, before.and_then(|before| before.clients.as_ref())),
+                entry: entry.clone(),
+            }
         };
         Self {
+            edition: before.map_or(0, |before| before.edition + 1),
             databases: databases.iter().map(|entry| (entry.name.as_bytes().to_vec(), place(entry))).collect(),
             users: users.iter().map(|entry| (entry.name.as_bytes().to_vec(), person(entry))).collect(),
         }
     }
 
+    /// Which reading of the configuration it is.
+    pub fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    fn place(&self, database: &Database) -> Option<&Place> {
+        self.databases.get(database.as_bytes()).or_else(|| self.databases.get(FALLBACK))
+    }
+
+    /// What the pool of this key is made of; `None` if there is to be no such pool.
+    pub fn recipe(&self, key: &PoolKey) -> Option<Recipe> {
+        let place = self.place(&key.database)?;
+        if place.upstream.user.as_deref().is_some_and(|forced| forced.as_bytes() != key.user.as_bytes()) {
+            return None;
+        }
+        let person = self.users.get(key.user.as_bytes());
+        let (size, min) = (person.and_then(|it| it.entry.size), person.and_then(|it| it.entry.min));
+        let settings = match (size, min) {
+            (None, None) => place.settings.clone(),
+            _ => {
+                let size = size.unwrap_or(place.settings.size);
+                let min = min.unwrap_or(place.settings.min).min(size);
+                Arc::new(Settings { size, min, ..(*place.settings).clone() })
+            }
+        };
+        let rules = place.own.get(key.user.as_bytes()).unwrap_or(&place.rules);
+        Some(Recipe {
+            edition: self.edition,
+            upstream: place.upstream.clone(),
+            settings,
+            identity_variables: rules.identity.said().map(str::to_owned).collect(),
+            keeps_statements: place.rules.server_statements > 0,
+            caps: place
+                .servers
+                .clone()
+                .into_iter()
+                .chain(person.and_then(|person| person.servers.clone()))
+                .collect(),
+        })
+    }
+
     /// What holds for this client; `None` if there is no such database.
     pub fn seat(&self, database: &Database, user: &User) -> Option<Seat> {
-        let place = self.databases.get(database.as_bytes()).or_else(|| self.databases.get(FALLBACK))?;
+        let place = self.place(database)?;
         let person = self.users.get(user.as_bytes());
         let forced = place.upstream.user.as_deref().map(User::from);
-        let is_forced = forced.as_ref().is_some_and(|forced| forced != user);
-        let mut settings = place.settings.clone();
-        if let Some(person) = person.filter(|_| !is_forced) {
-            settings.size = person.entry.size.unwrap_or(settings.size);
-            settings.min = person.entry.min.unwrap_or(settings.min).min(settings.size);
-        }
         let rules = place.own.get(user.as_bytes()).unwrap_or(&place.rules).clone();
-        let identity = &rules.identity;
+        let key = PoolKey { database: database.clone(), user: forced.unwrap_or_else(|| user.clone()) };
         let name = String::from_utf8_lossy(user.as_bytes());
         Some(Seat {
-            key: PoolKey { database: database.clone(), user: forced.unwrap_or_else(|| user.clone()) },
-            is_exempt: identity.exempt.iter().any(|exempt| *exempt == name),
-            recipe: Recipe {
-                upstream: place.upstream.clone(),
-                settings,
-                identity_variables: identity.said().map(str::to_owned).collect(),
-                caps: place
-                    .servers
-                    .clone()
-                    .into_iter()
-                    .chain(person.and_then(|person| person.servers.clone()))
-                    .collect(),
-            },
+            is_exempt: rules.identity.exempt.iter().any(|exempt| *exempt == name),
+            recipe: self.recipe(&key)?,
+            key,
             caps: place
                 .clients
                 .clone()
@@ -136,6 +188,11 @@ impl Catalog {
                 .collect(),
             rules,
         })
+    }
+
+    /// Whether a user is among those configured.
+    pub fn knows_user(&self, user: &User) -> bool {
+        self.users.contains_key(user.as_bytes())
     }
 
     /// What holds for a client of physical replication: it names no database, so any will do that is the only one.

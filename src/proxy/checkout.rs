@@ -33,6 +33,8 @@ pub(super) enum NoLease {
     ClientGone,
     /// It was told to die.
     Ordered,
+    /// The client's rules are not those the server was made for: one of them is older than the configuration.
+    Outdated,
 }
 
 /// A server for this client.
@@ -49,6 +51,9 @@ pub(super) async fn checkout(
 ) -> Result<Lease, NoLease> {
     loop {
         let mut lease = wait(pool, client, handle).await?;
+        if !lease.suits(&state.rules) {
+            return Err(NoLease::Outdated);
+        }
         let is_late = handle.has(&lease.cancel);
         if !is_late && !lease.state.is_doubtful {
             return Ok(lease);

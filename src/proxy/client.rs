@@ -17,16 +17,18 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use crate::auth::Method;
 use crate::drain::Present;
 use crate::names::ClientId;
 use crate::net::{Peer, Stream};
 use crate::pool::Lease;
 use crate::proxy::Proxy;
 use crate::proxy::cancel::{Order, deliver};
+use crate::proxy::catalog::Seat;
 use crate::proxy::checkout::{NoLease, checkout};
 use crate::proxy::entrance::{Arrival, Guest, receive};
 use crate::proxy::farewell::{Denied, Ended};
@@ -35,7 +37,7 @@ use crate::proxy::replication;
 use crate::session::exchange::Loss;
 use crate::session::idle::{self, Idle};
 use crate::session::violation::Side;
-use crate::session::{Clean, ClientState, Outcome};
+use crate::session::{Adoption, Clean, ClientState, MustLogInAnew, Outcome};
 
 /// Times a turn is begun again when none of the client's words were executed.
 const TRIES: u32 = 3;
@@ -65,6 +67,8 @@ struct Record {
     id: ClientId,
     remote: String,
     since: Instant,
+    /// How far the rules of its edition hold.
+    adoption: Adoption,
     guest: Guest,
 }
 
@@ -79,13 +83,16 @@ struct Client {
 /// What an idle client wants.
 enum Wish {
     End(Ended),
+    /// To be told what the configuration says now.
+    News,
     Server,
 }
 
 impl Client {
     fn new(proxy: Arc<Proxy>, guest: Box<Guest>, id: ClientId, remote: &str) -> Self {
-        let record = Record { id, remote: remote.to_owned(), since: Instant::now(), guest: *guest };
-        if proxy.logs_connections {
+        let (since, adoption) = (Instant::now(), Adoption::Whole);
+        let record = Record { id, remote: remote.to_owned(), since, adoption, guest: *guest };
+        if record.guest.edition.logs_connections {
             let Guest { user, database, .. } = &record.guest;
             tracing::info!(client = %id, remote, %database, %user, "client connected");
         }
@@ -96,6 +103,10 @@ impl Client {
         let ended = loop {
             match self.idle().await {
                 Wish::End(ended) => break ended,
+                Wish::News => match Box::pin(self.hear_news()).await {
+                    Ok(()) => continue,
+                    Err(ended) => break ended,
+                },
                 Wish::Server => {}
             }
             if let Err(ended) = self.turn().await {
@@ -108,7 +119,7 @@ impl Client {
 
     /// Until there is something to do for a server.
     async fn idle(&mut self) -> Wish {
-        match self.proxy.settings.client_idle_timeout {
+        match self.record.guest.edition.settings.client_idle_timeout {
             None => self.wish().await,
             Some(limit) => match timeout(limit, self.wish()).await {
                 Ok(wish) => wish,
@@ -121,10 +132,60 @@ impl Client {
         poll_fn(|cx| self.poll_wish(cx)).await
     }
 
+    /// Whether there is something new in the configuration that it can take now.
+    fn is_behind(&self) -> bool {
+        let guest = &self.record.guest;
+        let has_more = match self.record.adoption {
+            Adoption::UntilGivenBack => self.held.is_none(),
+            Adoption::WhileItHasNames => self.held.is_none() && guest.state.statement_count() == 0,
+            Adoption::Whole => false,
+        };
+        has_more || self.proxy.has_newer_than(&guest.edition)
+    }
+
+    /// Between two transactions, what the configuration says now becomes what holds for this client.
+    async fn hear_news(&mut self) -> Result<(), Ended> {
+        let guest = &mut self.record.guest;
+        let edition = self.proxy.edition();
+        let before = std::mem::replace(&mut guest.edition, edition.clone());
+        if before.catalog.knows_user(&guest.user)
+            && !edition.catalog.knows_user(&guest.user)
+            && edition.settings.auth != Method::Trust
+            && edition.verifiers.find(&guest.database, &guest.user).await.is_none()
+        {
+            return Err(Ended::UserRemoved);
+        }
+        let Some(seat) = edition.catalog.seat(&guest.database, &guest.user) else {
+            return Err(Ended::DatabaseRemoved);
+        };
+        let adopted = guest.state.adopt(&seat.rules, seat.is_exempt, self.held.is_some());
+        self.record.adoption = adopted.map_err(|MustLogInAnew| Ended::LogInAnew)?;
+        for cap in &seat.caps {
+            if !guest.permits.iter().any(|place| place.is_of(cap)) {
+                guest.permits.push(cap.take_anyway());
+            }
+        }
+        if self.held.is_none() && *guest.member.pool().key() != seat.key {
+            self.move_to(&seat);
+        }
+        Ok(())
+    }
+
+    /// Its servers come from another pool from now on.
+    fn move_to(&mut self, seat: &Seat) {
+        let pool = self.proxy.pools.pool(&seat.key, || seat.recipe.clone());
+        let guest = &mut self.record.guest;
+        guest.state.move_to(pool.statements());
+        guest.member = pool.join();
+    }
+
     fn poll_wish(&mut self, cx: &mut Context<'_>) -> Poll<Wish> {
+        self.record.guest.entry.handle.is_served_by(cx.waker());
+        if self.is_behind() {
+            return Poll::Ready(Wish::News);
+        }
         let Guest { peer, state, entry, .. } = &mut self.record.guest;
         let handle = &entry.handle;
-        handle.is_served_by(cx.waker());
         loop {
             match idle::answer(state, &mut peer.buffers, self.held.is_some()) {
                 Ok(Idle::Left) => return Poll::Ready(Wish::End(Ended::ClientLeft)),
@@ -210,6 +271,8 @@ impl Client {
             Err(NoLease::ClientGone) => return Err(Ended::ClientGone),
             Err(NoLease::Ordered) => return Err(Ended::Drained),
             Err(NoLease::Cancelled) => self.deny(&Denied::Cancelled),
+            // What it said is judged again, under the rules as they are now.
+            Err(NoLease::Outdated) => state.peeked = None,
             Err(NoLease::Checkout(error)) => {
                 let denied = Denied::Checkout(error);
                 tracing::warn!(client = %self.record.id, pool = %self.pool(), reason = %denied, "no server for a client");
@@ -228,10 +291,11 @@ impl Client {
         let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
         server.exchange.begin(state, told, &mut server.state, outbox);
         let mut watch = Watch::new(&state.rules);
-        let grace = member.pool().settings().clean_timeout;
         let result = loop {
             let result = relay(peer, state, server, &entry.handle, &mut watch).await;
-            if matches!(result, Err(relay::Ended::Late(Lateness::Query))) && watch.grant(grace) {
+            if matches!(result, Err(relay::Ended::Late(Lateness::Query)))
+                && watch.grant(member.pool().settings().clean_timeout)
+            {
                 // The server says 57014 itself, and the session goes on; or it does not, and both end.
                 let aim = server.cancel.aim();
                 drop(tokio::spawn(async move { drop(deliver(aim).await) }));
@@ -240,7 +304,7 @@ impl Client {
             break result;
         };
         match result {
-            Ok(outcome) => self.conclude(outcome, lease, began).await,
+            Ok(outcome) => self.conclude(outcome, lease, began.elapsed()).await,
             Err(ended) => self.interrupted(ended, lease).await,
         }
     }
@@ -249,7 +313,7 @@ impl Client {
         &mut self,
         outcome: Outcome,
         mut lease: Lease,
-        began: Instant,
+        took: Duration,
     ) -> Result<Spoken, Ended> {
         note_slipped(self.record.id, &mut lease);
         match outcome {
@@ -274,7 +338,7 @@ impl Client {
                 return Ok(Spoken::Nothing(sqlstate));
             }
         }
-        self.note_slow(began);
+        self.note_slow(took);
         Ok(Spoken::Done)
     }
 
@@ -283,9 +347,8 @@ impl Client {
         lease.release(clean);
     }
 
-    fn note_slow(&self, began: Instant) {
+    fn note_slow(&self, took: Duration) {
         let Some(limit) = self.record.guest.state.rules.slow_transaction else { return };
-        let took = began.elapsed();
         if took >= limit {
             tracing::warn!(client = %self.record.id, pool = %self.pool(), seconds = took.as_secs_f64(), "slow transaction");
         }
@@ -381,8 +444,8 @@ impl Client {
         if let Some(lease) = self.held.take() {
             self.abandon(lease);
         }
-        let Record { id, remote, since, guest } = *self.record;
-        if self.proxy.logs_connections {
+        let Record { id, remote, since, guest, .. } = *self.record;
+        if guest.edition.logs_connections {
             let Guest { user, database, .. } = &guest;
             let (received, sent) = guest.peer.traffic();
             let seconds = since.elapsed().as_secs_f64();
@@ -394,7 +457,7 @@ impl Client {
             report.write(&mut peer.buffers.outbox);
         }
         // Its last words are owed to the client, but not for ever.
-        let _ = timeout(self.proxy.settings.login_timeout, peer.close()).await;
+        let _ = timeout(guest.edition.settings.login_timeout, peer.close()).await;
     }
 }
 

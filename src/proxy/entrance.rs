@@ -11,19 +11,18 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::auth::{Credential, Method, Verifier};
 use crate::names::{ClientId, ClientKey, Database, Printable, User};
 use crate::net::Peer;
-use crate::pool::{CheckoutError, Member};
-use crate::proxy::Proxy;
+use crate::pool::{CheckoutError, Member, Place};
 use crate::proxy::cancel::Entry;
 use crate::proxy::catalog::Seat;
 use crate::proxy::checkout::{NoLease, checkout};
 use crate::proxy::farewell::Denied;
 use crate::proxy::relay::relay_abandoned;
+use crate::proxy::{Edition, Proxy};
 use crate::session::opening::{self, LoginRequest, Opening, OpeningError, Proof, Step, Tls};
 use crate::session::violation::Report;
 use crate::session::{ClientState, Identities, Identity, Nth, Outcome, Parameters, Rules, Values};
@@ -36,6 +35,8 @@ const APPLICATION_NAME: &[u8] = b"application_name";
 
 /// A client that has been let in.
 pub(super) struct Guest {
+    /// The configuration as it holds for it.
+    pub(super) edition: Arc<Edition>,
     pub(super) peer: Peer,
     pub(super) state: ClientState,
     pub(super) entry: Entry,
@@ -43,7 +44,7 @@ pub(super) struct Guest {
     pub(super) user: User,
     pub(super) database: Database,
     /// Its places under the caps on clients.
-    pub(super) permits: Vec<OwnedSemaphorePermit>,
+    pub(super) permits: Vec<Place>,
 }
 
 /// How a client's way in ended.
@@ -81,20 +82,22 @@ struct Proven {
 ///
 /// Not cancel safe: what has been read is lost with the peer.
 pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) -> Arrival {
-    let proven = match timeout(proxy.settings.login_timeout, open(proxy, &mut peer)).await {
+    let edition = proxy.edition();
+    let limit = edition.settings.login_timeout;
+    let proven = match timeout(limit, open(proxy, &edition, &mut peer)).await {
         Ok(Ok(proven)) => proven,
         Ok(Err(Arrival::Cancel(key, _))) => return Arrival::Cancel(key, Some(Box::new(peer))),
         Ok(Err(arrival)) => {
-            let _ = timeout(proxy.settings.login_timeout, peer.close()).await;
+            let _ = timeout(limit, peer.close()).await;
             return arrival;
         }
         Err(_) => return Arrival::Lost("login_timeout"),
     };
     let (database, user) = (proven.request.database.clone(), proven.request.user.clone());
-    match admit(proxy, &mut peer, id, proven).await {
+    match admit(proxy, &edition, &mut peer, id, proven).await {
         Ok(Admitted::Guest { state, entry, member, user, database, permits }) => {
             peer.give_up();
-            Arrival::Welcome(Box::new(Guest { peer, state, entry, member, user, database, permits }))
+            Arrival::Welcome(Box::new(Guest { edition, peer, state, entry, member, user, database, permits }))
         }
         Ok(Admitted::Pilgrim { request, seat, credential, entry }) => {
             Arrival::Replication(Box::new(Pilgrim { peer, request, seat, credential, entry }))
@@ -103,17 +106,17 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) ->
         Err(Some(denied)) => {
             if matches!(&denied, Denied::Checkout(CheckoutError::Connect(error)) if error.is_of_credential())
             {
-                proxy.verifiers.doubt(&database, &user).await;
+                edition.verifiers.doubt(&database, &user).await;
             }
             denied.write("FATAL", &mut peer.buffers.outbox);
-            let _ = timeout(proxy.settings.login_timeout, peer.close()).await;
+            let _ = timeout(limit, peer.close()).await;
             Arrival::Refused(format!("{database}/{user}: {denied}"))
         }
     }
 }
 
 /// From the first byte to the proof.
-async fn open(proxy: &Proxy, peer: &mut Peer) -> Result<Proven, Arrival> {
+async fn open(proxy: &Proxy, edition: &Edition, peer: &mut Peer) -> Result<Proven, Arrival> {
     let settings = opening::Settings { salts: proxy.salts.clone(), tls: Tls::Unavailable };
     let mut opening = Opening::new(settings);
     let mut proven: Option<(Proven, Option<Verifier>)> = None;
@@ -124,7 +127,7 @@ async fn open(proxy: &Proxy, peer: &mut Peer) -> Result<Proven, Arrival> {
             Ok(step) => step,
             Err(error) => {
                 if let (OpeningError::WrongPassword(user), Some((found, _))) = (&error, &proven) {
-                    proxy.verifiers.doubt(&found.request.database, user).await;
+                    edition.verifiers.doubt(&found.request.database, user).await;
                 }
                 return Err(refuse(peer, &error));
             }
@@ -136,7 +139,7 @@ async fn open(proxy: &Proxy, peer: &mut Peer) -> Result<Proven, Arrival> {
                 declined.map_err(|error| refuse(peer, &error))?;
             }
             Step::LookUp(request) => {
-                let (method, verifier, found) = look_up(proxy, request).await;
+                let (method, verifier, found) = look_up(edition, request).await;
                 let answered = opening.on_verifier(method, verifier.clone(), &mut peer.buffers.outbox);
                 answered.map_err(|error| refuse(peer, &error))?;
                 proven = Some((found, verifier));
@@ -169,11 +172,11 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
 }
 
 /// How this user proves itself. Where there is no such database there is no such user either, for all anyone can tell.
-async fn look_up(proxy: &Proxy, mut request: LoginRequest) -> (Method, Option<Verifier>, Proven) {
-    let mut verifier = proxy.verifiers.find(&request.database, &request.user).await;
-    let mut seat = proxy.catalog.seat(&request.database, &request.user);
+async fn look_up(edition: &Edition, mut request: LoginRequest) -> (Method, Option<Verifier>, Proven) {
+    let mut verifier = edition.verifiers.find(&request.database, &request.user).await;
+    let mut seat = edition.catalog.seat(&request.database, &request.user);
     if request.replication == Replication::Physical {
-        seat = seat.or_else(|| proxy.catalog.seat_of_any(&request.user));
+        seat = seat.or_else(|| edition.catalog.seat_of_any(&request.user));
     }
     let takes_suffix = seat.as_ref().is_some_and(|seat| seat.rules.identity.from_user_suffix);
     let mut suffix = None;
@@ -184,11 +187,11 @@ async fn look_up(proxy: &Proxy, mut request: LoginRequest) -> (Method, Option<Ve
         let (name, rest) = request.user.as_bytes().split_at(dot);
         suffix = rest.get(1..).map(<[u8]>::to_vec);
         let name = User::from(name);
-        verifier = proxy.verifiers.find(&request.database, &name).await;
-        seat = proxy.catalog.seat(&request.database, &name);
+        verifier = edition.verifiers.find(&request.database, &name).await;
+        seat = edition.catalog.seat(&request.database, &name);
         request.user = name;
     }
-    let method = proxy.settings.auth;
+    let method = edition.settings.auth;
     if seat.is_none() {
         verifier = None;
     }
@@ -212,7 +215,7 @@ enum Admitted {
         member: Member,
         user: User,
         database: Database,
-        permits: Vec<OwnedSemaphorePermit>,
+        permits: Vec<Place>,
     },
     Pilgrim {
         request: LoginRequest,
@@ -225,6 +228,7 @@ enum Admitted {
 /// From the proof to the welcome. `None`: the client is gone.
 async fn admit(
     proxy: &Arc<Proxy>,
+    edition: &Edition,
     peer: &mut Peer,
     id: ClientId,
     proven: Proven,
@@ -238,7 +242,7 @@ async fn admit(
         return Ok(Admitted::Pilgrim { request, seat, credential, entry });
     }
     let identities = startup_identities(&seat.rules, &request, suffix.as_deref())?;
-    let startup = startup_values(proxy, &seat.rules, &request);
+    let startup = startup_values(edition, &seat.rules, &request);
     let signature = signature(&seat, peer);
     let pool = proxy.pools.pool(&seat.key, || seat.recipe);
     if let Some(credential) = credential {
@@ -286,9 +290,9 @@ fn sign(state: &mut ClientState, signature: &Signature) {
 }
 
 /// Places under every cap on clients.
-fn places(proxy: &Proxy, seat: &Seat) -> Result<Vec<OwnedSemaphorePermit>, Denied> {
+fn places(proxy: &Proxy, seat: &Seat) -> Result<Vec<Place>, Denied> {
     let caps = std::iter::once(&proxy.places).chain(&seat.caps);
-    caps.map(|cap| cap.clone().try_acquire_owned().map_err(|_| Denied::TooManyClients)).collect()
+    caps.map(|cap| cap.take_now().ok_or(Denied::TooManyClients)).collect()
 }
 
 /// Settings a server has accepted before, and what it will report with them.
@@ -319,6 +323,7 @@ async fn try_settings(
         let mut lease = checkout(pool, peer, handle, state).await.map_err(|none| match none {
             NoLease::Cancelled => Some(Denied::Cancelled),
             NoLease::Checkout(error) => Some(Denied::Checkout(error)),
+            NoLease::Outdated => Some(Denied::Prelude),
             NoLease::ClientGone | NoLease::Ordered => None,
         })?;
         let server = &mut *lease;
@@ -376,9 +381,9 @@ fn startup_identities(
 }
 
 /// The settings a client's startup packet asks for, the identity and the ignored ones left out.
-fn startup_values(proxy: &Proxy, rules: &Rules, request: &LoginRequest) -> Values {
+fn startup_values(edition: &Edition, rules: &Rules, request: &LoginRequest) -> Values {
     let is_ours = |name: &[u8]| rules.identity.position(name).is_some();
-    let ignored = &proxy.settings.ignore_startup_parameters;
+    let ignored = &edition.settings.ignore_startup_parameters;
     let is_ignored =
         |name: &[u8]| ignored.iter().any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()));
     let parameters = request.parameters.iter().map(|(name, value)| (&**name, &**value));

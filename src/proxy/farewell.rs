@@ -30,6 +30,12 @@ pub(super) enum Ended {
     ClientViolation(Violation),
     /// We are going away.
     Drained,
+    /// Its database is not in the configuration any more.
+    DatabaseRemoved,
+    /// What it said at login does not hold under the configuration as it is now.
+    LogInAnew,
+    /// Its user is not in the configuration any more.
+    UserRemoved,
     /// It said nothing for too long.
     Idle,
     /// It said nothing for too long inside a transaction.
@@ -51,7 +57,10 @@ impl Ended {
             Self::ClientGone => "client_gone",
             Self::ClientLeft => "client_left",
             Self::ClientViolation(_) => "client_protocol_violation",
+            Self::DatabaseRemoved => "database_removed",
             Self::Drained => "shutdown",
+            Self::LogInAnew => "configuration_changed",
+            Self::UserRemoved => "user_removed",
             Self::Idle => "client_idle_timeout",
             Self::IdleInTransaction => "idle_transaction_timeout",
             Self::ServerGone => "server_gone",
@@ -63,10 +72,12 @@ impl Ended {
 
     /// What the client is told, if it can still be told anything.
     pub(super) fn report(&self) -> Option<Report> {
+        let mut hint = None;
         let (sqlstate, message): (_, String) = match self {
             Self::ClientGone | Self::ClientLeft | Self::ServerFatal => return None,
             Self::ClientViolation(violation) => (sqlstate::PROTOCOL_VIOLATION, violation.to_string()),
-            Self::Drained => {
+            Self::DatabaseRemoved | Self::Drained | Self::LogInAnew | Self::UserRemoved => {
+                hint = self.hint();
                 (sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command".into())
             }
             Self::Idle => {
@@ -86,7 +97,16 @@ impl Ended {
                 (sqlstate::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout".into())
             }
         };
-        Some(Report { severity: "FATAL", sqlstate, message, hint: None, routine: None })
+        Some(Report { severity: "FATAL", sqlstate, message, hint, routine: None })
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::DatabaseRemoved => Some("The database has been removed from the pooler's configuration."),
+            Self::LogInAnew => Some("The pooler's [identity] settings have changed; connect again."),
+            Self::UserRemoved => Some("The user has been removed from the pooler's configuration."),
+            _ => None,
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! # Promises
 //! - Every client has a task of its own, and one client's trouble is nobody else's.
 //! - What is shared is made once, in `app`, and passed.
+//! - What follows from the configuration is one [`Edition`], replaced as a whole: a client takes the next one at a transaction
+//!   boundary, which it finds out with one look at a number.
 //!
 //! # Refuses
 //! To judge bytes: [`crate::session`] does.
@@ -19,10 +21,8 @@ mod replication;
 mod settings;
 mod verifiers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use tokio::sync::Semaphore;
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub use auth_query::AuthQueries;
 pub use catalog::Catalog;
@@ -33,37 +33,98 @@ use crate::auth::Salts;
 use crate::drain::Drain;
 use crate::names::ClientId;
 use crate::net::Stream;
+use crate::net::connect::Tuning;
 use crate::net::listen::Listener;
-use crate::pool::Pools;
+use crate::pool::{Places, Pools};
 use crate::proxy::cancel::{Clients, Order};
 
-/// What all clients share.
-pub struct Proxy {
+/// What follows from the configuration, as it was read once.
+pub struct Edition {
     /// The operator's decisions.
     pub settings: Settings,
     /// Which databases and users there are.
     pub catalog: Catalog,
-    /// Their servers.
-    pub pools: Arc<Pools>,
     /// What users must know.
-    pub verifiers: Verifiers,
+    pub verifiers: Arc<Verifiers>,
+    /// Whether each connection is a line in the log.
+    pub logs_connections: bool,
+    /// How accepted connections are tuned.
+    pub tuning: Tuning,
+}
+
+impl Edition {
+    /// Counts the readings of the configuration.
+    pub fn number(&self) -> u64 {
+        self.catalog.edition()
+    }
+}
+
+/// What all clients share.
+pub struct Proxy {
+    /// What the configuration says now.
+    edition: RwLock<Arc<Edition>>,
+    /// Its number, for those who only want to know whether they have it.
+    number: AtomicU64,
+    /// The servers.
+    pub pools: Arc<Pools>,
     /// The living.
     pub clients: Arc<Clients>,
     /// Salts for those who have none stored.
     pub salts: Salts,
     /// Whether we are going away.
     pub drain: Drain,
-    /// Whether each connection is a line in the log.
-    pub logs_connections: bool,
-    /// How accepted connections are tuned.
-    pub tuning: crate::net::connect::Tuning,
     /// Places for clients.
-    pub places: Arc<Semaphore>,
+    pub places: Arc<Places>,
     /// Numbers for clients.
-    pub next_client: AtomicU64,
+    next_client: AtomicU64,
 }
 
 impl Proxy {
+    /// Nobody here yet.
+    pub fn new(edition: Edition, pools: Arc<Pools>, salts: Salts) -> Self {
+        Self {
+            places: Places::new(Some(edition.settings.max_clients)),
+            number: AtomicU64::new(edition.number()),
+            edition: RwLock::new(Arc::new(edition)),
+            pools,
+            clients: Arc::default(),
+            salts,
+            drain: Drain::default(),
+            next_client: AtomicU64::new(1),
+        }
+    }
+
+    /// What the configuration says now.
+    pub fn edition(&self) -> Arc<Edition> {
+        self.edition.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there is a newer edition than this.
+    pub fn has_newer_than(&self, edition: &Edition) -> bool {
+        self.number.load(Ordering::Acquire) != edition.number()
+    }
+
+    /// The configuration says this from now on: to those who come, to the pools, and to everyone here at the next transaction
+    /// boundary.
+    pub fn publish(&self, edition: Edition) {
+        self.places.resize(Some(edition.settings.max_clients));
+        let number = edition.number();
+        let edition = Arc::new(edition);
+        *self.edition.write().unwrap_or_else(PoisonError::into_inner) = edition.clone();
+        self.number.store(number, Ordering::Release);
+        self.pools.set_tuning(edition.tuning);
+        self.pools.reconfigure(|key| edition.catalog.recipe(key));
+        self.clients.wake_all();
+    }
+
+    /// Opens the minimum of every pool that can log in by itself.
+    pub fn warm(&self) {
+        for seat in self.edition().catalog.to_warm() {
+            let pool = self.pools.pool(&seat.key, || seat.recipe);
+            drop(tokio::spawn(async move { pool.warm().await }));
+        }
+    }
+
     /// Accepts for ever; each client gets a task.
     ///
     /// Cancel safe.
@@ -77,7 +138,8 @@ impl Proxy {
     }
 
     fn welcome(self: Arc<Self>, stream: Stream) {
-        if let Err(error) = stream.tune(self.tuning.keepalive, self.tuning.user_timeout) {
+        let tuning = self.edition().tuning;
+        if let Err(error) = stream.tune(tuning.keepalive, tuning.user_timeout) {
             tracing::debug!(%error, "cannot tune a client's connection");
         }
         let id = ClientId(self.next_client.fetch_add(1, Ordering::Relaxed));

@@ -78,6 +78,18 @@ impl Identities {
     }
 }
 
+impl Identities {
+    /// Whether each value is one that its variable may have under these settings.
+    fn fit(&self, settings: &IdentitySettings) -> bool {
+        let fits = |(at, value): (usize, &Option<Identity>)| match (value, settings.pattern_of(Nth(at))) {
+            (None, _) => true,
+            (Some(identity), Some(pattern)) => Identity::new(identity.as_bytes(), pattern).is_some(),
+            (Some(_), None) => false,
+        };
+        self.0.iter().flat_map(|values| values.iter().enumerate()).all(fits)
+    }
+}
+
 impl From<Option<Identity>> for Identities {
     /// The main variable alone.
     fn from(main: Option<Identity>) -> Self {
@@ -112,6 +124,11 @@ impl Claim {
     /// What a variable is in the next transaction.
     pub fn value(&self, nth: Nth) -> Option<&Identity> {
         self.current.value(nth)
+    }
+
+    /// Whether what was said so far fits these settings too.
+    pub fn fits(&self, settings: &IdentitySettings) -> bool {
+        self.startup.fit(settings) && self.current.fit(settings)
     }
 
     /// A SET of a variable. The empty value is nobody.

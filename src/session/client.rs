@@ -18,14 +18,14 @@ use memchr::memchr;
 use crate::session::claim::{Claim, Identities};
 use crate::session::hold::Pins;
 use crate::session::parameters::{Parameters, Values};
-use crate::session::prepared::{ClientStatements, Interner, Named};
-use crate::session::settings::{Nth, Rules};
+use crate::session::prepared::{self, ClientStatements, Interner, Named};
+use crate::session::settings::{IdentitySettings, Nth, Rules};
 use crate::session::sql::{self, Command, Hints, Reading};
 use crate::wire::write;
 
 /// One client's side of the conversation.
 pub struct ClientState {
-    /// The rules, fixed at login.
+    /// The rules, as they were last [adopted](Self::adopt).
     pub rules: Arc<Rules>,
     /// Who its user is.
     pub claim: Claim,
@@ -52,6 +52,22 @@ pub struct ClientState {
     unnamed: Option<Box<Unnamed>>,
     portal: Option<Box<(Box<[u8]>, Command)>>,
 }
+
+/// How far new rules hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Adoption {
+    /// Not all, until the server it keeps is given back.
+    UntilGivenBack,
+    /// Not all, while it has named statements.
+    WhileItHasNames,
+    /// Altogether.
+    #[default]
+    Whole,
+}
+
+/// What a client said at login does not mean the same under new rules.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MustLogInAnew;
 
 /// The unnamed statement: its definition, and what was read of it.
 pub struct Unnamed {
@@ -88,6 +104,96 @@ impl ClientState {
             portal: None,
             rules,
         }
+    }
+
+    /// Takes other rules, between two transactions; `holds` is whether it keeps a server.
+    ///
+    /// What it has may depend on the rules it got it under. On a server that it keeps, mode, identity and the policies on session
+    /// state stay until the server is given back. And names that it gave while servers kept statements for it go on being kept,
+    /// one at a time.
+    ///
+    /// # Errors
+    /// It must log in anew.
+    pub fn adopt(
+        &mut self,
+        rules: &Arc<Rules>,
+        is_exempt: bool,
+        holds: bool,
+    ) -> Result<Adoption, MustLogInAnew> {
+        self.peeked = None;
+        if holds {
+            let old = &*self.rules;
+            let is_kept_alike = (old.server_statements == 0) == (rules.server_statements == 0);
+            let kept = Rules {
+                mode: old.mode,
+                set: old.set,
+                state: old.state,
+                identity: old.identity.clone(),
+                server_statements: if is_kept_alike {
+                    rules.server_statements
+                } else {
+                    old.server_statements
+                },
+                ..(**rules).clone()
+            };
+            if kept == **rules {
+                self.rules = rules.clone();
+                return Ok(Adoption::Whole);
+            }
+            self.rules = Arc::new(kept);
+            return Ok(Adoption::UntilGivenBack);
+        }
+        self.is_exempt = is_exempt;
+        let is_other_identity = self.rules.identity != rules.identity;
+        if is_other_identity && !self.may_stay_under(&rules.identity) {
+            return Err(MustLogInAnew);
+        }
+        if rules.server_statements == 0 && self.rules.server_statements > 0 && self.statement_count() > 0 {
+            self.rules = Arc::new(Rules { server_statements: 1, ..(**rules).clone() });
+        } else {
+            self.rules = rules.clone();
+        }
+        if is_other_identity {
+            self.read_again();
+        }
+        let is_whole = self.rules.server_statements == rules.server_statements;
+        Ok(if is_whole { Adoption::Whole } else { Adoption::WhileItHasNames })
+    }
+
+    /// Whether what it said at login means the same under these settings.
+    fn may_stay_under(&self, identity: &IdentitySettings) -> bool {
+        let is_set = |name: &[u8]| self.startup.value(name).is_some() || self.wanted.value(name).is_some();
+        let are_names_alike = identity.stated().map(|(name, _)| name).skip(1).eq(self
+            .rules
+            .identity
+            .stated()
+            .map(|(name, _)| name)
+            .skip(1));
+        !identity.enabled
+            || (self.claim.fits(identity)
+                && (are_names_alike || !self.rules.identity.enabled)
+                && !identity.said().any(|name| is_set(name.as_bytes())))
+    }
+
+    /// Texts are read under the rules; those that are kept are read anew.
+    fn read_again(&mut self) {
+        let mut statements = self.statements.take();
+        if let Some(statements) = &mut statements {
+            statements.for_each(|named| named.reading = Arc::new(self.read(named.statement.text())));
+        }
+        self.statements = statements;
+        if let Some(mut unnamed) = self.unnamed.take() {
+            unnamed.reading = self.read(prepared::text(&unnamed.definition));
+            self.unnamed = Some(unnamed);
+        }
+    }
+
+    /// Its servers come from another pool from now on, where texts have other numbers.
+    pub fn move_to(&mut self, interner: Arc<dyn Interner>) {
+        if let Some(statements) = &mut self.statements {
+            statements.for_each(|named| named.statement = interner.intern(&named.statement.definition));
+        }
+        self.interner = interner;
     }
 
     /// Another with the same rules, that has said nothing.

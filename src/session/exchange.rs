@@ -642,7 +642,8 @@ impl Exchange {
         if is_refused {
             self.slipped = pins;
         }
-        if client.rules.server_statements == 0 && findings.plans.is_some_and(|plans| plans > server.prelude) {
+        let own = server.prelude + server.statements.len();
+        if client.rules.server_statements == 0 && findings.plans.is_some_and(|plans| plans > own) {
             pins.insert(Pin::Prepare);
         }
         let had_pins = !client.pins.is_empty();

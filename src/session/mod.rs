@@ -35,7 +35,7 @@ pub mod transaction;
 pub mod violation;
 
 pub use claim::{Identities, Identity};
-pub use client::ClientState;
+pub use client::{Adoption, ClientState, MustLogInAnew};
 pub use exchange::{Clean, Exchange, Outcome};
 pub use parameters::{Parameters, Values};
 pub use server::ServerState;

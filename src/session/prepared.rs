@@ -53,10 +53,20 @@ impl Statement {
         self.name.as_bytes()
     }
 
+    /// The text alone.
+    pub fn text(&self) -> &[u8] {
+        text(&self.definition)
+    }
+
     /// Bytes it stands for in the limits.
     pub fn bytes(&self) -> usize {
         self.definition.len()
     }
+}
+
+/// The text of a definition.
+pub fn text(definition: &[u8]) -> &[u8] {
+    definition.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 impl fmt::Debug for Statement {
@@ -155,6 +165,11 @@ impl ClientStatements {
         let named = self.names.remove(name)?;
         self.bytes = self.bytes.saturating_sub(named.statement.bytes());
         Some(named)
+    }
+
+    /// Sees each name's statement, and may replace it.
+    pub fn for_each(&mut self, mut see: impl FnMut(&mut Named)) {
+        self.names.values_mut().for_each(&mut see);
     }
 
     /// Takes all names away.

@@ -7,6 +7,7 @@
 //! # Refuses
 //! To log SQL, bound values, identities or secrets.
 
+use std::fmt;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
@@ -46,13 +47,44 @@ pub fn check_level(level: &str) -> Result<(), String> {
     EnvFilter::from_str(level).map(drop).map_err(|error| error.to_string())
 }
 
+/// The log that was started: its level can change.
+pub struct Log(Box<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl Log {
+    /// Logs at this level from now on; says whether it could be understood.
+    pub fn set_level(&self, level: &str) -> bool {
+        (self.0)(level)
+    }
+
+    /// A log that was started by somebody else.
+    pub fn none() -> Self {
+        Self(Box::new(|_| true))
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
+    }
+}
+
 /// Starts logging to standard error. Called once.
-pub fn start(settings: &Settings) {
+pub fn start(settings: &Settings) -> Log {
     let filter = EnvFilter::from_str(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match settings.format {
-        Format::Json => builder.json().init(),
-        Format::Text => builder.init(),
+        Format::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Log(Box::new(move |level| EnvFilter::from_str(level).is_ok_and(|it| handle.reload(it).is_ok())))
+        }
+        Format::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Log(Box::new(move |level| EnvFilter::from_str(level).is_ok_and(|it| handle.reload(it).is_ok())))
+        }
     }
 }

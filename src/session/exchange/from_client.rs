@@ -623,7 +623,7 @@ impl Exchange {
     fn ensure(
         &mut self,
         statement: &Arc<Statement>,
-        client: &ClientState,
+        client: &mut ClientState,
         server: &mut ServerState,
         outbox: &mut BytesMut,
     ) {
@@ -644,15 +644,22 @@ impl Exchange {
         server: &mut ServerState,
         outbox: &mut BytesMut,
     ) -> bool {
+        let limit = client.rules.server_statements.max(1);
         match server.statements.touch(statement.number) {
-            Known::Yes => return true,
+            Known::Yes => {
+                // The limit may have come down since.
+                while let Some(evicted) = server.statements.evict(limit + 1) {
+                    self.close(evicted, outbox);
+                }
+                return true;
+            }
             Known::Stale => {
                 server.statements.remove(statement.number);
                 self.close(statement.clone(), outbox);
             }
             Known::No => {}
         }
-        while let Some(evicted) = server.statements.evict(client.rules.server_statements.max(1)) {
+        while let Some(evicted) = server.statements.evict(limit) {
             self.close(evicted, outbox);
         }
         false
