@@ -30,6 +30,7 @@ mod listening;
 mod odd_servers;
 mod preludes;
 mod prepared;
+mod reload;
 mod replication;
 mod server_trouble;
 mod session_state;

@@ -19,7 +19,7 @@ use super::{PATIENCE, Postgres, eventually};
 /// What is written into the configuration, section by section.
 ///
 /// Starts from: loopback, `trust`, the roles of the harness with their passwords, identity off (or as the environment
-/// variable `PGUSHER_E2E_IDENTITY` says), log level `debug`. Everything else is the program's own default.
+/// variable `PGUSHER_E2E_IDENTITY` says), log level `debug`, files not watched. Everything else is the program's own default.
 pub struct Builder {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     appended: String,
@@ -191,6 +191,7 @@ impl Pgusher {
             .text("listen", "auth", "trust")
             .text("identity", "enabled", &identity)
             .text("log", "level", "debug")
+            .text("listen", "watch_files", "off")
     }
 
     /// With a configuration of one's own, in which `LISTEN` stands for the address to listen on.
@@ -272,6 +273,17 @@ impl Pgusher {
         self.builder = change(std::mem::replace(&mut self.builder, empty));
         fs::write(self.config_file(), self.builder.toml()).expect("a configuration file");
         self.hangup();
+    }
+
+    /// The same, and waits until it has been read: applied or refused.
+    pub async fn reloaded(&mut self, change: impl FnOnce(Builder) -> Builder) {
+        let count = |log: String| log.lines().filter(|line| line.contains("reloaded")).count();
+        let before = count(self.log());
+        self.reload(change);
+        eventually("the configuration is read again", PATIENCE, async || {
+            (count(self.log()) > before).then_some(())
+        })
+        .await;
     }
 
     pub fn hangup(&self) {
