@@ -22,6 +22,7 @@ mod secrets;
 mod server;
 mod settings;
 mod statements;
+mod stats;
 mod sweep;
 
 use std::collections::HashMap;
@@ -47,6 +48,7 @@ pub use secrets::Secrets;
 pub use server::{Address, Aim, CancelTarget, Server, Vitality};
 pub use settings::{Host, PasswordSource, Settings, Upstream};
 pub use statements::Statements;
+pub use stats::{Stats, Tally};
 
 use crate::names::PoolKey;
 use crate::net::connect::Tuning;
@@ -119,6 +121,7 @@ pub struct Pool {
     manager: Arc<Manager>,
     kept: Kept,
     reserve: Kept,
+    stats: Stats,
     statements: Arc<Statements>,
     waiting: AtomicUsize,
     /// Clients that may ask for a server.
@@ -144,6 +147,7 @@ impl Pool {
             kept: Kept::new(Maker(manager.clone()), settings.size.max(1)),
             reserve: Kept::new(Maker(manager.clone()), settings.reserve),
             manager,
+            stats: Stats::default(),
             statements: Arc::default(),
             waiting: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
@@ -169,6 +173,11 @@ impl Pool {
     /// What it is made of, as configuration says now.
     pub fn recipe(&self) -> Arc<Recipe> {
         self.manager.recipe()
+    }
+
+    /// What its clients have done.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     fn manager(&self) -> &Manager {
@@ -288,6 +297,7 @@ impl Pool {
         let settings = self.settings();
         let _waiting = self.queue(settings.max_waiting)?;
         let began = tokio::time::Instant::now();
+        let _waited = self.stats.wait(began.into_std());
         let mut timer = pin!(sleep_until(began + settings.acquire_timeout));
         let mut reserve = pin!(self.reserved(began, settings.reserve_timeout));
         let mut again = pin!(None);

@@ -25,7 +25,7 @@ use crate::auth::Method;
 use crate::drain::Present;
 use crate::names::ClientId;
 use crate::net::{Peer, Stream};
-use crate::pool::Lease;
+use crate::pool::{Lease, Tally};
 use crate::proxy::Proxy;
 use crate::proxy::cancel::{Order, deliver};
 use crate::proxy::catalog::Seat;
@@ -69,6 +69,8 @@ struct Record {
     since: Instant,
     /// How far the rules of its edition hold.
     adoption: Adoption,
+    /// Its bytes that have been counted, from it and to it.
+    counted: (u64, u64),
     guest: Guest,
 }
 
@@ -91,7 +93,8 @@ enum Wish {
 impl Client {
     fn new(proxy: Arc<Proxy>, guest: Box<Guest>, id: ClientId, remote: &str) -> Self {
         let (since, adoption) = (Instant::now(), Adoption::Whole);
-        let record = Record { id, remote: remote.to_owned(), since, adoption, guest: *guest };
+        let (own, counted) = (remote.to_owned(), (0, 0));
+        let record = Record { id, remote: own, since, adoption, counted, guest: *guest };
         if record.guest.edition.logs_connections {
             let Guest { user, database, .. } = &record.guest;
             tracing::info!(client = %id, remote, %database, %user, "client connected");
@@ -285,9 +288,9 @@ impl Client {
 
     /// Moves bytes until the turn is over, and gives the server back.
     async fn talk(&mut self, mut lease: Lease) -> Result<Spoken, Ended> {
-        let began = Instant::now();
         let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
         let server = &mut *lease;
+        let answered = server.exchange.answered();
         let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
         server.exchange.begin(state, told, &mut server.state, outbox);
         let mut watch = Watch::new(&state.rules);
@@ -303,10 +306,31 @@ impl Client {
             }
             break result;
         };
+        let queries = server.exchange.answered().saturating_sub(answered);
+        self.count(queries, watch.times());
         match result {
-            Ok(outcome) => self.conclude(outcome, lease, began.elapsed()).await,
+            Ok(outcome) => self.conclude(outcome, lease, watch.times().0).await,
             Err(ended) => self.interrupted(ended, lease).await,
         }
+    }
+
+    /// Adds what this turn was to what its pool has done.
+    fn count(&mut self, queries: u64, (whole, thought): (Duration, Duration)) {
+        let Guest { peer, state, member, .. } = &mut self.record.guest;
+        let counts = std::mem::take(&mut state.counts);
+        let (received, sent) = peer.traffic();
+        let (before_received, before_sent) = std::mem::replace(&mut self.record.counted, (received, sent));
+        // What is still in its outbox is counted with the next turn, or when it leaves.
+        member.pool().stats().add(Tally {
+            queries,
+            received: received.saturating_sub(before_received),
+            sent: sent.saturating_sub(before_sent),
+            whole,
+            thought,
+            client_parses: counts.client_parses,
+            server_parses: counts.server_parses,
+            binds: counts.binds,
+        });
     }
 
     async fn conclude(
@@ -444,10 +468,12 @@ impl Client {
         if let Some(lease) = self.held.take() {
             self.abandon(lease);
         }
-        let Record { id, remote, since, guest, .. } = *self.record;
+        let Record { id, remote, since, guest, counted, .. } = *self.record;
+        let (received, sent) = guest.peer.traffic();
+        let stats = guest.member.pool().stats();
+        stats.add_bytes(received.saturating_sub(counted.0), sent.saturating_sub(counted.1));
         if guest.edition.logs_connections {
             let Guest { user, database, .. } = &guest;
-            let (received, sent) = guest.peer.traffic();
             let seconds = since.elapsed().as_secs_f64();
             tracing::info!(client = %id, remote, %database, %user, reason = %ended, seconds, received, sent, "client disconnected");
         }

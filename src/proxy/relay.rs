@@ -146,6 +146,9 @@ pub(super) struct Watch {
     step: (Step, Instant),
     /// The query that is being cancelled, and until when it may say so.
     granted: Option<(Step, Instant)>,
+    /// Since when the client thinks inside its transaction, and how long it has done so before.
+    thinking: Option<Instant>,
+    thought: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -157,7 +160,8 @@ impl Watch {
         let is_armed = query.is_some() || transaction.is_some() || idle.is_some();
         let now = Instant::now();
         let timer = is_armed.then(|| Box::pin(sleep_until(now)));
-        Self { query, transaction, idle, began: now, step: (Step::Client, now), granted: None, timer }
+        let (step, thought) = ((Step::Client, now), Duration::ZERO);
+        Self { query, transaction, idle, began: now, step, granted: None, thinking: None, thought, timer }
     }
 
     /// The query is being cancelled: the server has so long to say so. Whether this is the first time for this query.
@@ -167,7 +171,25 @@ impl Watch {
         is_first
     }
 
+    /// How long the turn has taken, and how much of it the client has thought.
+    pub(super) fn times(&self) -> (Duration, Duration) {
+        let thinking = self.thinking.map_or(Duration::ZERO, |since| since.elapsed());
+        (self.began.elapsed(), self.thought + thinking)
+    }
+
+    fn note(&mut self, exchange: &Exchange) {
+        match (exchange.is_idle_in_transaction(), self.thinking) {
+            (true, None) => self.thinking = Some(Instant::now()),
+            (false, Some(since)) => {
+                self.thought += since.elapsed();
+                self.thinking = None;
+            }
+            _ => {}
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, exchange: &Exchange, handle: &ClientHandle) -> Poll<Ended> {
+        self.note(exchange);
         if handle.is_ordered(Order::Die) {
             return Poll::Ready(Ended::Ordered);
         }

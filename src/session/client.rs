@@ -47,6 +47,8 @@ pub struct ClientState {
     pub is_skipping: bool,
     /// What was read of the Query at the front of the inbox, so that it is read once.
     pub peeked: Option<Reading>,
+    /// What was done for its statements since this was last taken.
+    pub counts: Counts,
     interner: Arc<dyn Interner>,
     statements: Option<Box<ClientStatements>>,
     unnamed: Option<Box<Unnamed>>,
@@ -68,6 +70,17 @@ pub enum Adoption {
 /// What a client said at login does not mean the same under new rules.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MustLogInAnew;
+
+/// What was done for prepared statements in one turn.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counts {
+    /// Parse messages of the client for named statements.
+    pub client_parses: u32,
+    /// Parse messages to servers for them.
+    pub server_parses: u32,
+    /// Bind messages for named statements.
+    pub binds: u32,
+}
 
 /// The unnamed statement: its definition, and what was read of it.
 pub struct Unnamed {
@@ -98,6 +111,7 @@ impl ClientState {
             discarding: 0,
             is_skipping: false,
             peeked: None,
+            counts: Counts::default(),
             interner,
             statements: None,
             unnamed: None,

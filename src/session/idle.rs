@@ -219,6 +219,7 @@ fn on_parse(
     } else if !client.has_room(parse.definition.len()) {
         return Ok(Answer::Refused(Refusal::ClientStatements, parse.name.to_vec()));
     } else {
+        client.counts.client_parses += 1;
         client.name_statement(parse.name, parse.definition, reading);
     }
     write::parse_complete(outbox);

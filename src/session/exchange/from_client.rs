@@ -417,6 +417,7 @@ impl Exchange {
         if !client.has_room(parse.definition.len()) {
             return Ok(self.refuse(Refusal::ClientStatements, parse.name, outbox));
         }
+        client.counts.client_parses += 1;
         let named = client.name_statement(parse.name, parse.definition, reading);
         let number = named.statement.number;
         if self.is_in_doubt(parse.name, client, server) {
@@ -435,6 +436,7 @@ impl Exchange {
         } else {
             put_parse(outbox, named.statement.server_name(), parse.definition);
             server.statements.tell(named.statement, self.epoch);
+            client.counts.server_parses += 1;
             self.pipeline.push(owed);
         }
         Ok(Move::Done(frame.len()))
@@ -509,6 +511,7 @@ impl Exchange {
             Found::Named(named) => named,
             Found::Nothing => return Ok(self.refuse(Refusal::UnknownStatement, bind.statement, outbox)),
         };
+        client.counts.binds += 1;
         self.note((*statement.reading).clone());
         let moved = self.bind_to(statement.statement.server_name(), &bind, header, outbox);
         self.bound_cleans = statement.reading.hints.has(Hints::CLEANS);
@@ -630,6 +633,7 @@ impl Exchange {
         if self.make_room_for(statement, client, server, outbox) {
             return;
         }
+        client.counts.server_parses += 1;
         put_parse(outbox, statement.server_name(), &statement.definition);
         server.statements.tell(statement.clone(), self.epoch);
         self.segment = Segment::Open;
