@@ -28,7 +28,11 @@ const ROWS: &[Row] = &[
         outside: &["base64", "getrandom", "hmac", "md5", "pbkdf2", "sha2", "stringprep", "subtle", "zeroize"],
     },
     Row { room: "session", inside: &["names", "wire", "auth"], outside: &["bytes", "memchr"] },
-    Row { room: "telemetry", inside: &["names"], outside: &["tracing", "tracing_subscriber"] },
+    Row {
+        room: "telemetry",
+        inside: &["names"],
+        outside: &["metrics", "metrics_exporter_prometheus", "tracing", "tracing_subscriber"],
+    },
     Row {
         room: "net",
         inside: &["wire", "telemetry"],

@@ -1,0 +1,127 @@
+//! What there is to be measured: every metric's name, unit, labels and meaning.
+//!
+//! `deploy/METRICS.md` is made from this, and a test holds the two together. Names are Prometheus' (base units, counters end in
+//! `_total`). The labels `database` and `user` are bounded: of more pools than `metrics.max_pools` the rest is called
+//! `other`. No label has SQL, identities or addresses in it.
+//!
+//! # Refuses
+//! To count: [`crate::telemetry::instruments`] does, where things happen.
+
+/// What kind of number it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Only grows, but for a restart.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+impl Kind {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Metric {
+    /// Its name, whole.
+    pub name: &'static str,
+    /// What kind of number.
+    pub kind: Kind,
+    /// `seconds`, `bytes`, `ratio`, or nothing for a count.
+    pub unit: &'static str,
+    /// The labels of its series.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub meaning: &'static str,
+}
+
+/// Declares the metrics of a catalogue, and the catalogue.
+macro_rules! catalogue {
+    ($(#[$doc:meta])* $catalogue:ident { $($name:ident: $kind:ident $text:literal [$($label:literal),*] $unit:literal, $meaning:literal;)+ }) => {
+        $(
+            #[doc = $meaning]
+            pub const $name: Metric = Metric {
+                name: $text, kind: Kind::$kind, unit: $unit, labels: &[$($label),*], meaning: $meaning,
+            };
+        )+
+
+        $(#[$doc])*
+        pub const $catalogue: &[Metric] = &[$($name),+];
+    };
+}
+
+catalogue! {
+    /// All of ours, in the order of the page.
+    CATALOGUE {
+        POOL_SIZE: Gauge "pgusher_pool_size" ["database", "user"] "", "Servers the pool may have, without its reserve.";
+        POOL_MAX_SIZE: Gauge "pgusher_pool_max_size" ["database", "user"] "", "Servers the pool may have, with its reserve and under every max_servers.";
+        POOL_SERVERS: Gauge "pgusher_pool_servers" ["database", "user", "state"] "", "Servers now: active (in a transaction), idle, pinned (kept by a client between its transactions), connecting, cancelling (waiting for a cancel request to arrive).";
+        POOL_SERVERS_PEAK: Gauge "pgusher_pool_servers_in_use_peak" ["database", "user"] "", "Most servers in use at once since the scrape before the last.";
+        POOL_UTILIZATION: Gauge "pgusher_pool_utilization_ratio" ["database", "user"] "ratio", "Servers in use, of those the pool may have.";
+        POOL_WAITING: Gauge "pgusher_pool_waiting_clients" ["database", "user"] "", "Clients waiting for a server now.";
+        POOL_WAITING_PEAK: Gauge "pgusher_pool_waiting_clients_peak" ["database", "user"] "", "Most clients waiting at once since the scrape before the last.";
+        POOL_OLDEST_WAIT: Gauge "pgusher_pool_oldest_wait_seconds" ["database", "user"] "seconds", "How long the client has waited that has waited longest.";
+        POOL_EXHAUSTED: Counter "pgusher_pool_exhausted_seconds_total" ["database", "user"] "seconds", "Time with every server busy and somebody waiting.";
+        POOL_WAITS: Counter "pgusher_pool_waits_total" ["database", "user"] "", "Clients that got no server at once.";
+        POOL_WAIT_TIMEOUTS: Counter "pgusher_pool_wait_timeouts_total" ["database", "user"] "", "Clients that got no server within pool.acquire_timeout.";
+        POOL_REJECTIONS: Counter "pgusher_pool_rejections_total" ["database", "user", "reason"] "", "Clients told at once that there is no server: queue_full (pool.max_waiting), connect (the server refuses for good), closed.";
+        POOL_WAIT: Histogram "pgusher_pool_wait_seconds" ["database", "user", "outcome"] "seconds", "How long a server was asked for, those included that were there at once: served, timed_out, failed, abandoned (the client left or cancelled).";
+        TRANSACTION: Histogram "pgusher_transaction_seconds" ["database", "user"] "seconds", "How long a client had a server for one transaction.";
+        SERVER_CONNECT: Histogram "pgusher_server_connect_seconds" ["database", "user"] "seconds", "How long it took to connect and log in to a server, if it succeeded.";
+        SERVER_CONNECTS: Counter "pgusher_server_connects_total" ["database", "user", "result"] "", "Connections to servers: ok, refused (the server said no), timed_out, unreachable, failed (broken, or nothing to log in with).";
+        SERVER_CLOSES: Counter "pgusher_server_closes_total" ["database", "user", "reason"] "", "Servers closed, and why.";
+        SERVER_REUSES: Counter "pgusher_server_reuses_total" ["database", "user"] "", "Servers lent that had been lent before.";
+        CLIENTS: Gauge "pgusher_clients" ["database", "user", "state"] "", "Clients now: active (with a server), waiting for one, idle.";
+        MAX_CLIENTS: Gauge "pgusher_max_clients" [] "", "Most clients at once, listen.max_clients.";
+        CLIENT_LOGINS: Counter "pgusher_client_logins_total" ["result"] "", "Clients that came, and what became of them.";
+        CLIENT_LOGIN: Histogram "pgusher_client_login_seconds" [] "seconds", "How long it took to let a client in, from its first byte.";
+        CLIENT_DISCONNECTS: Counter "pgusher_client_disconnects_total" ["reason"] "", "Clients that had been let in and are gone.";
+        CANCELS: Counter "pgusher_cancels_total" ["result"] "", "Cancel requests: delivered, waiting (its client stopped waiting for a server), nothing (nothing to cancel, or a wrong key), failed.";
+        BUILD_INFO: Gauge "pgusher_build_info" ["version"] "", "1; which version this is.";
+        DRAINING: Gauge "pgusher_draining" [] "", "1 once it has been told to end.";
+        READY: Gauge "pgusher_ready" [] "", "1 while /readyz says yes.";
+        WORKER_BUSY: Gauge "pgusher_worker_busy_ratio" ["worker"] "ratio", "The share of time since the last scrape in which a worker had something to do.";
+        HTTP_REJECTIONS: Counter "pgusher_http_rejections_total" [] "", "HTTP connections closed because too many were open.";
+        PROCESS_CPU: Counter "process_cpu_seconds_total" [] "seconds", "User and system time of the process.";
+        PROCESS_RESIDENT: Gauge "process_resident_memory_bytes" [] "bytes", "Resident memory.";
+        PROCESS_VIRTUAL: Gauge "process_virtual_memory_bytes" [] "bytes", "Virtual memory.";
+        PROCESS_FDS: Gauge "process_open_fds" [] "", "Open file descriptors.";
+        PROCESS_MAX_FDS: Gauge "process_max_fds" [] "", "Most file descriptors that may be open.";
+        PROCESS_START: Gauge "process_start_time_seconds" [] "seconds", "When the process began, in Unix time.";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        for metric in CATALOGUE {
+            let (name, is_total) = (metric.name, metric.name.ends_with("_total"));
+            assert_eq!(is_total, metric.kind == Kind::Counter, "{name}");
+            let stem = name.strip_suffix("_total").unwrap_or(name);
+            assert!(metric.unit.is_empty() || stem.ends_with(metric.unit), "{name}: {}", metric.unit);
+            assert!(metric.meaning.ends_with('.'), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_there_twice() {
+        let mut names: Vec<_> = CATALOGUE.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+
+        assert_eq!(names.len(), count);
+    }
+}
