@@ -86,16 +86,17 @@ fn raise_descriptors() {
 }
 
 async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError> {
+    // First of all: whoever can reach us may also signal us.
+    let (mut terminate, mut interrupt) =
+        (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
+    let mut hangup = listen_for(SignalKind::hangup())?;
     let listeners = bind(&config)?;
     let salts = Salts::random().map_err(|_| StartError::NoRandomness)?;
     let pools = pools(&config);
     let proxy = Arc::new(Proxy::new(edition(&config, &pools), Arc::new(pools), salts));
-    let (mut terminate, mut interrupt) =
-        (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     drop(tokio::spawn(proxy.pools.clone().sweep()));
     proxy.warm();
     let reloader = Arc::new(Reloader::new(flags, config, proxy.clone(), log));
-    let mut hangup = listen_for(SignalKind::hangup())?;
     drop(tokio::spawn(reloader.clone().watch()));
     drop(tokio::spawn(async move {
         while hangup.recv().await.is_some() {
