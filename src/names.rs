@@ -54,6 +54,20 @@ macro_rules! name {
     };
 }
 
+/// Which of the names in a certificate is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CertificateName {
+    /// The common name (CN) of its subject.
+    #[default]
+    CommonName,
+    /// A DNS name among its subject alternative names.
+    Dns,
+    /// An e-mail address among them.
+    Email,
+    /// A URI among them, as SPIFFE's.
+    Uri,
+}
+
 name!(
     /// The role a client logs in as.
     User

@@ -35,8 +35,20 @@ const ROWS: &[Row] = &[
     },
     Row {
         room: "net",
-        inside: &["wire", "telemetry"],
-        outside: &["bytes", "rustix", "socket2", "tokio", "tracing"],
+        inside: &["names", "wire", "telemetry"],
+        outside: &[
+            "bytes",
+            "rustix",
+            "rustls",
+            "rustls_native_certs",
+            "sha2",
+            "socket2",
+            "tokio",
+            "tokio_rustls",
+            "tracing",
+            "x509_cert",
+            "zeroize",
+        ],
     },
     Row {
         room: "pool",

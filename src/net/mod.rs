@@ -8,6 +8,7 @@ pub mod listen;
 pub mod peer;
 mod settings;
 pub mod stream;
+pub mod tls;
 
 pub use peer::Peer;
 pub use settings::Settings;

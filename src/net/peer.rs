@@ -86,12 +86,25 @@ impl Peer {
         Poll::Ready(Ok(count > 0))
     }
 
-    /// Writes as much as the socket takes; whether that was anything. Pending is not said: what is left in the outbox is.
+    /// Gives back the connection, and what has come and was not taken.
+    pub fn into_parts(self) -> (Stream, Buffers) {
+        (self.stream, self.buffers)
+    }
+
+    /// Whether something that was said has not been sent.
+    pub fn has_unsent(&self) -> bool {
+        !self.buffers.outbox.is_empty() || self.stream.holds_back()
+    }
+
+    /// Writes as much as the socket takes; whether that was anything. Pending is not said: [`has_unsent`](Self::has_unsent) is.
     ///
     /// # Errors
     /// The system's: the peer is gone.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut moved = false;
+        if self.stream.holds_back() && Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
+            return Ok(false);
+        }
         while !self.buffers.outbox.is_empty() {
             let Poll::Ready(count) = Pin::new(&mut self.stream).poll_write(cx, &self.buffers.outbox)? else {
                 break;
@@ -110,16 +123,16 @@ impl Peer {
         Ok(moved)
     }
 
-    /// Writes all that is in the outbox.
+    /// Writes all that is to be said.
     ///
-    /// Cancel safe: what is not written stays in the outbox.
+    /// Cancel safe: what is not written stays in the outbox, or encrypted with the stream.
     ///
     /// # Errors
     /// The system's: the peer is gone.
     pub async fn drain(&mut self) -> io::Result<()> {
         std::future::poll_fn(|cx| {
             self.poll_drain(cx)?;
-            if self.buffers.outbox.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+            if self.has_unsent() { Poll::Pending } else { Poll::Ready(Ok(())) }
         })
         .await
     }

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::net::tls;
+
 /// `[listen]`, the part that is about sockets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -22,6 +24,8 @@ pub struct Settings {
     pub keepalive: Option<Duration>,
     /// `TCP_USER_TIMEOUT`, both sides; `None` is the system's own.
     pub tcp_user_timeout: Option<Duration>,
+    /// `[tls.client]`
+    pub tls: tls::ClientSettings,
 }
 
 impl Default for Settings {
@@ -33,6 +37,7 @@ impl Default for Settings {
             backlog: 4096,
             keepalive: Some(Duration::from_secs(60)),
             tcp_user_timeout: None,
+            tls: tls::ClientSettings::default(),
         }
     }
 }

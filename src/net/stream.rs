@@ -2,28 +2,33 @@
 //!
 //! # Promises
 //! - [`Stream::poll_readable`] costs no system call: it asks what the reactor already knows.
+//! - A connection that is not encrypted is no larger for the possibility.
 //!
 //! # Refuses
 //! To buffer: that is [`crate::net::Peer`]'s.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, recv};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
 
 /// A connection.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
+    /// TLS over TCP, past the handshake.
+    Tls(Box<TlsStream<TcpStream>>),
     /// A unix socket.
     Unix(UnixStream),
 }
@@ -52,7 +57,7 @@ impl Stream {
     /// # Errors
     /// The system's, for an option it refuses.
     pub fn tune(&self, keepalive: Option<Duration>, user_timeout: Option<Duration>) -> io::Result<()> {
-        let Self::Tcp(stream) = self else { return Ok(()) };
+        let Some(stream) = self.tcp() else { return Ok(()) };
         stream.set_nodelay(true)?;
         let socket = SockRef::from(stream);
         if let Some(idle) = keepalive {
@@ -74,17 +79,42 @@ impl Stream {
     pub fn remote(&self) -> io::Result<Remote> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().map(Remote::Tcp),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr().map(Remote::Tcp),
             Self::Unix(_) => Ok(Remote::Unix),
         }
     }
 
-    /// The first byte that has come and was not read; it stays where it is. `None`: the peer has closed.
+    /// Whether what is said on it is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Whether bytes that were taken are still to be sent: encrypted, and kept because the socket was full.
+    pub fn holds_back(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.wants_write(),
+        }
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The first byte that has come and was not read; it stays where it is. `None`: the peer has closed. Inside TLS only
+    /// the latter can be seen.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if nothing has come.
     pub fn peek(&self) -> io::Result<Option<u8>> {
         let descriptor = match self {
             Self::Tcp(stream) => stream.as_fd(),
+            Self::Tls(stream) if has_closed(stream.get_ref().0) => return Ok(None),
+            Self::Tls(_) => return Err(io::ErrorKind::WouldBlock.into()),
             Self::Unix(stream) => stream.as_fd(),
         };
         let mut first = [0; 1];
@@ -96,15 +126,27 @@ impl Stream {
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Tls(stream) => match stream.get_ref() {
+                // Otherwise something is decrypted and not yet read.
+                (tcp, session) if session.wants_read() => tcp.poll_read_ready(cx),
+                _ => Poll::Ready(Ok(())),
+            },
             Self::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
+}
+
+/// Whether the peer will say no more, as far as the reactor has seen, whatever is still to be read.
+fn has_closed(tcp: &TcpStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    matches!(pin!(tcp.ready(Interest::READABLE)).poll(&mut cx), Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -114,6 +156,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -121,6 +164,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -128,6 +172,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
