@@ -98,7 +98,7 @@ const ROWS: &[Row] = &[
     Row { room: "import", inside: &["names", "auth", "cli", "config"], outside: &[] },
     Row {
         room: "doctor",
-        inside: &["auth", "wire", "pool", "proxy", "config", "app", "check"],
+        inside: &["auth", "wire", "session", "pool", "proxy", "config", "app", "check"],
         outside: &["tokio"],
     },
     Row { room: "demo", inside: &[], outside: &["rustix", "tokio"] },

@@ -35,7 +35,7 @@ pub(super) struct Chart {
     pub(super) views: Vec<View>,
     /// What lets our roles make objects.
     pub(super) grants: Vec<Grant>,
-    /// Settings attached to roles and databases.
+    /// Settings attached to our roles and databases.
     pub(super) settings: Vec<Attached>,
 }
 
@@ -411,4 +411,4 @@ const SETTINGS: &str = r"
 SELECT quote_ident(d.datname), quote_ident(r.rolname), split_part(c.setting, '=', 1)
 FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS c(setting)
 LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
-WHERE s.setdatabase = 0 OR d.datname = current_database() ORDER BY 1 NULLS FIRST, 2 NULLS FIRST, 3";
+WHERE (s.setdatabase = 0 OR d.datname = current_database()) AND (s.setrole = 0 OR r.rolname = ANY ($ROLES)) ORDER BY 1 NULLS FIRST, 2 NULLS FIRST, 3";

@@ -19,6 +19,7 @@ use crate::doctor::finding::{Database, Report, Severity};
 use crate::doctor::judge::judge;
 use crate::pool::{ConnectError, Recipe, Server};
 use crate::proxy::DatabaseEntry;
+use crate::session::IdentitySettings;
 use crate::wire::startup::Setting;
 
 /// What to examine, and how.
@@ -109,22 +110,16 @@ async fn one(
     deadline: Instant,
 ) -> Result<Database, Trouble> {
     let mut session = Session::over(connect(logins, name, entry, deadline).await?);
-    let identity = &entry.rules.identity;
-    let variables = std::slice::from_ref(&identity.variable);
-    let roles = roles(config, entry);
-    let blamed: Vec<_> = roles
-        .iter()
-        .map(String::as_str)
-        .filter(|role| !identity.exempt.iter().any(|name| name == role))
-        .collect();
+    let (variables, roles) = (variables(entry), roles(config, entry));
+    let blamed: Vec<_> = roles.iter().map(String::as_str).filter(|role| !is_exempt(entry, role)).collect();
     let version =
         session.ask("SELECT current_setting('server_version_num'), current_setting('server_version')").await;
     let version = version.map_err(Trouble::Asking)?.into_iter().flatten().flatten().collect::<Vec<_>>();
     if version.first().is_none_or(|number| number.as_str() < OLDEST || number.len() < OLDEST.len()) {
         return Err(Trouble::TooOld(version.get(1).cloned().unwrap_or_default()));
     }
-    let chart = Chart::read(&mut session, &blamed, variables).await.map_err(Trouble::Asking)?;
-    let verdicts = judge(&mut session, &chart, variables).await.map_err(Trouble::Asking)?;
+    let chart = Chart::read(&mut session, &blamed, &variables).await.map_err(Trouble::Asking)?;
+    let verdicts = judge(&mut session, &chart, &variables).await.map_err(Trouble::Asking)?;
     let mut notes: Vec<_> = verdicts
         .iter()
         .filter(|verdict| verdict.opens.is_none())
@@ -138,8 +133,28 @@ async fn one(
         notes.push(STATEMENTS.into());
     }
     session.close();
-    let findings = diagnosis::findings(&chart, &verdicts, variables);
+    let findings = diagnosis::findings(&chart, &verdicts, &variables);
     Ok(Database { name: name.to_owned(), version: chart.version, findings, notes, failure: None })
+}
+
+/// The variables that policies may read, the main one first: every user's, also where no identity is injected.
+fn variables(entry: &DatabaseEntry) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for identity in std::iter::once(&entry.rules.identity).chain(entry.identities.values()) {
+        let enabled = IdentitySettings { enabled: true, others: Vec::new(), ..identity.clone() };
+        let more: Vec<_> = enabled
+            .said()
+            .filter(|name| !found.iter().any(|known| known == name))
+            .map(str::to_owned)
+            .collect();
+        found.extend(more);
+    }
+    found
+}
+
+fn is_exempt(entry: &DatabaseEntry, role: &str) -> bool {
+    let identity = entry.identities.get(role).unwrap_or(&entry.rules.identity);
+    identity.exempt.iter().any(|name| name == role)
 }
 
 /// The roles that the pools of a database log in as.
