@@ -97,7 +97,7 @@ async fn answer(
 ) -> Result<Vec<Row>, AskError> {
     let limit = manager.recipe().settings.connect_timeout;
     if let Some(mut server) = kept.take()
-        && manager.is_good(&server, Instant::now())
+        && manager.fault(&server, Instant::now()).is_none()
         && server.look() == Vitality::Alive
     {
         match timeout(limit, converse(&mut server, request)).await {

@@ -67,6 +67,11 @@ impl Cap {
         self.places.is_owed()
     }
 
+    /// Most servers; `None` is no bound.
+    pub(super) fn most(&self) -> Option<usize> {
+        self.places.most()
+    }
+
     /// Whether a place is free.
     pub(super) fn has_room(&self) -> bool {
         self.places.free() > 0

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::ScramError;
+use crate::pool::pressure::Connected;
 use crate::session::login::LoginError;
 use crate::session::violation::sqlstate;
 use crate::wire::control::ServerError;
@@ -71,6 +72,18 @@ impl ConnectError {
             }
             Self::Login(LoginError::Scram(error)) => *error == ScramError::KeysDoNotFit,
             _ => false,
+        }
+    }
+
+    /// The word for the metrics.
+    pub(super) fn word(&self) -> Connected {
+        match self {
+            Self::ConnectQuery(_) | Self::Login(LoginError::Refused(_)) => Connected::Refused,
+            Self::TimedOut(_) => Connected::TimedOut,
+            Self::Unreachable(_) => Connected::Unreachable,
+            Self::Closed | Self::Login(_) | Self::Lost(_) | Self::NoPassword | Self::PasswordFile(_) => {
+                Connected::Failed
+            }
         }
     }
 

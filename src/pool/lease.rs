@@ -21,6 +21,7 @@ use deadpool::managed::Object;
 use crate::pool::Pool;
 use crate::pool::manager::{Destiny, Maker};
 use crate::pool::places::Place;
+use crate::pool::pressure::Closing;
 use crate::pool::server::Server;
 use crate::session::{Clean, Rules};
 
@@ -34,11 +35,44 @@ pub struct Lease {
     /// Its place in the pool, left after the object is back.
     place: Option<Place>,
     pool: Arc<Pool>,
+    /// Whether its client keeps it between its transactions.
+    is_pinned: bool,
+    /// What is said of it when it ends without a witness.
+    closing: Closing,
 }
 
 impl Lease {
     pub(super) fn new((object, place): Granted, pool: Arc<Pool>) -> Self {
-        Self { object: Some(object), place: Some(place), pool }
+        let pressure = pool.pressure();
+        pressure.lent.up();
+        if object.uses > 0 {
+            pressure.reuses.increment();
+        }
+        Self { object: Some(object), place: Some(place), pool, is_pinned: false, closing: Closing::Unclean }
+    }
+
+    /// Its client keeps it although its transaction is over, or uses it again.
+    pub fn pin(&mut self, is_pinned: bool) {
+        let pinned = &self.pool.pressure().pinned;
+        match (self.is_pinned, is_pinned) {
+            (false, true) => pinned.up(),
+            (true, false) => pinned.down(),
+            (false, false) | (true, true) => {}
+        }
+        self.is_pinned = is_pinned;
+    }
+
+    /// The server is not there any more.
+    pub fn lose(mut self) {
+        self.closing = Closing::Gone;
+    }
+
+    /// It is lent no more.
+    fn end(&mut self) -> Option<Granted> {
+        let granted = (self.object.take()?, self.place.take()?);
+        self.pin(false);
+        self.pool.pressure().lent.down();
+        Some(granted)
     }
 
     /// The pool it comes from.
@@ -55,9 +89,9 @@ impl Lease {
 
     /// Gives the server back. A witness for another server is no witness: then it is closed.
     pub fn release(mut self, clean: Clean) {
-        let (Some(mut object), Some(place)) = (self.object.take(), self.place.take()) else { return };
+        let Some((mut object, place)) = self.end() else { return };
         if clean.server() != object.id() {
-            return destroy((object, place), &self.pool);
+            return destroy((object, place), &self.pool, Closing::Unclean);
         }
         object.uses += 1;
         object.idle_since = Instant::now();
@@ -65,8 +99,10 @@ impl Lease {
         if object.cancel.is_aimed_at() {
             let target = object.cancel.clone();
             let pool = self.pool.clone();
+            pool.pressure().cancelling.up();
             self.pool.spawn(async move {
                 target.at_peace().await;
+                pool.pressure().cancelling.down();
                 give_back((object, place), &pool);
             });
             return;
@@ -100,8 +136,8 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     /// No witness: the connection dies, its place is freed.
     fn drop(&mut self) {
-        if let (Some(object), Some(place)) = (self.object.take(), self.place.take()) {
-            destroy((object, place), &self.pool);
+        if let Some(granted) = self.end() {
+            destroy(granted, &self.pool, self.closing);
         }
     }
 }
@@ -109,11 +145,12 @@ impl Drop for Lease {
 /// To whoever needs it most: the pool, a client that waits for a cap, or nobody.
 fn give_back((mut object, place): Granted, pool: &Pool) {
     let (manager, now) = (pool.manager(), object.idle_since);
-    if place.is_owed() || !manager.is_good(&object, now) {
-        return destroy((object, place), pool);
+    let surplus = || place.is_owed().then_some(Closing::Surplus);
+    if let Some(reason) = manager.fault(&object, now).or_else(surplus) {
+        return destroy((object, place), pool, reason);
     }
     match manager.destiny(pool.waiting(), now) {
-        Destiny::Close => destroy((object, place), pool),
+        Destiny::Close => destroy((object, place), pool, Closing::WantedElsewhere),
         Destiny::HandOver(heir) => {
             object.is_handed_over = true;
             let mut server = Object::take(object);
@@ -131,7 +168,8 @@ fn give_back((mut object, place): Granted, pool: &Pool) {
     }
 }
 
-fn destroy((object, place): Granted, pool: &Pool) {
+fn destroy((object, place): Granted, pool: &Pool, reason: Closing) {
+    pool.pressure().closes.count(reason);
     Object::take(object).close();
     drop(place);
     pool.on_freed();

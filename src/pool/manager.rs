@@ -25,6 +25,7 @@ use crate::net::{Peer, Stream};
 use crate::pool::cap::{Cap, Counted, Heirs};
 use crate::pool::error::ConnectError;
 use crate::pool::places::{Place, Places};
+use crate::pool::pressure::{Closing, Connected, Pressure};
 use crate::pool::recipe::Recipe;
 use crate::pool::secrets::Secrets;
 use crate::pool::server::{Address, CancelTarget, Server, Vitality};
@@ -98,6 +99,8 @@ pub(super) struct Manager {
     last_host: AtomicUsize,
     /// Servers of an older generation are not lent again.
     generation: AtomicU64,
+    /// How hard the pool is pressed.
+    pub pressure: Pressure,
     /// What the first server of this pool reported.
     baseline: Mutex<Option<Parameters>>,
 }
@@ -138,6 +141,7 @@ impl Manager {
             credential: Mutex::default(),
             keys: Mutex::default(),
             connecting: AtomicUsize::new(0),
+            pressure: Pressure::default(),
             last_host: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
             baseline: Mutex::default(),
@@ -253,8 +257,11 @@ impl Manager {
     /// Dials and logs in, within the deadline.
     async fn open(&self, plan: LoginPlan, generation: u64, recipe: &Recipe) -> Result<Server, ConnectError> {
         let limit = recipe.settings.connect_timeout;
-        let mut server =
-            timeout(limit, self.connect(plan, recipe)).await.map_err(|_| ConnectError::TimedOut(limit))??;
+        let began = Instant::now();
+        let opened = timeout(limit, self.connect(plan, recipe)).await;
+        let opened = opened.map_err(|_| ConnectError::TimedOut(limit)).and_then(|opened| opened);
+        self.note(&opened, began.elapsed());
+        let mut server = opened?;
         server.generation = generation;
         Ok(server)
     }
@@ -406,12 +413,32 @@ impl Manager {
         Destiny::Keep
     }
 
-    /// Whether a server may be lent again, or kept.
-    pub(super) fn is_good(&self, server: &Server, now: Instant) -> bool {
-        let is_young = server.expires.is_none_or(|expires| now < expires);
-        let is_fresh = server.uses < self.glance.max_uses.load(Ordering::Relaxed);
-        let is_current = server.generation == self.generation();
-        is_young && is_fresh && is_current && !server.cancel.has_stray()
+    /// How connecting went.
+    fn note(&self, opened: &Result<Server, ConnectError>, took: Duration) {
+        let result = opened.as_ref().map_or_else(ConnectError::word, |_| Connected::Ok);
+        self.pressure.connects.count(result);
+        if result == Connected::Ok {
+            self.pressure.connect.observe(took);
+        }
+    }
+
+    /// Whether clients of its pool wait for a cap.
+    pub(super) fn waits_for_cap(&self) -> bool {
+        self.heirs.waiting() > 0
+    }
+
+    /// Why a server may not be lent again, or kept; `None` if it may.
+    pub(super) fn fault(&self, server: &Server, now: Instant) -> Option<Closing> {
+        if server.expires.is_some_and(|expires| now >= expires) {
+            return Some(Closing::Lifetime);
+        }
+        if server.uses >= self.glance.max_uses.load(Ordering::Relaxed) {
+            return Some(Closing::MaxUses);
+        }
+        if server.generation != self.generation() {
+            return Some(Closing::Reconnect);
+        }
+        server.cancel.has_stray().then_some(Closing::StrayCancel)
     }
 }
 
@@ -450,7 +477,9 @@ impl managed::Manager for Maker {
 
     async fn recycle(&self, server: &mut Box<Server>, _: &Metrics) -> RecycleResult<ConnectError> {
         let now = Instant::now();
-        if !self.is_good(server, now) || server.look() == Vitality::Dead {
+        let is_dead = |server: &mut Server| (server.look() == Vitality::Dead).then_some(Closing::Gone);
+        if let Some(reason) = self.fault(server, now).or_else(|| is_dead(server)) {
+            self.pressure.closes.count(reason);
             return Err(RecycleError::message("no longer good"));
         }
         let idle = micros(now.duration_since(server.idle_since));

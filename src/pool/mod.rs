@@ -17,6 +17,7 @@ mod error;
 mod lease;
 mod manager;
 mod places;
+mod pressure;
 mod recipe;
 mod secrets;
 mod server;
@@ -43,6 +44,7 @@ pub use error::{CheckoutError, ConnectError};
 pub use lease::Lease;
 pub use manager::Shared;
 pub use places::{Place, Places};
+pub use pressure::{Closing, Connected, Outcome, Pressure, Rejection};
 pub use recipe::Recipe;
 pub use secrets::Secrets;
 pub use server::{Address, Aim, CancelTarget, Server, Vitality};
@@ -52,9 +54,9 @@ pub use stats::{Stats, Tally};
 
 use crate::names::PoolKey;
 use crate::net::connect::Tuning;
-use crate::pool::cap::Counted;
 use crate::pool::lease::Granted;
 use crate::pool::manager::{Maker, Manager};
+use crate::pool::pressure::Waiting;
 use crate::pool::recipe::Change;
 use crate::session::{Parameters, Values};
 
@@ -100,12 +102,18 @@ impl Kept {
         self.close_idle(|_| {
             let is_kept = surplus == 0;
             surplus = surplus.saturating_sub(1);
-            is_kept
+            (!is_kept).then_some(Closing::Surplus)
         });
     }
 
     /// Closes the idle servers that are not to be kept.
-    fn close_idle(&self, mut is_kept: impl FnMut(&Server) -> bool) {
+    fn close_idle(&self, mut fault: impl FnMut(&Server) -> Option<Closing>) {
+        let closes = &self.servers.manager().pressure.closes;
+        let mut is_kept = |server: &Server| {
+            let fault = fault(server);
+            fault.into_iter().for_each(|reason| closes.count(reason));
+            fault.is_none()
+        };
         drop(self.servers.retain(|server, _| is_kept(server)).removed);
     }
 
@@ -123,7 +131,6 @@ pub struct Pool {
     reserve: Kept,
     stats: Stats,
     statements: Arc<Statements>,
-    waiting: AtomicUsize,
     /// Clients that may ask for a server.
     clients: AtomicUsize,
     /// Connections that failed, one after the other.
@@ -149,7 +156,6 @@ impl Pool {
             manager,
             stats: Stats::default(),
             statements: Arc::default(),
-            waiting: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
             freed: Notify::new(),
@@ -215,8 +221,8 @@ impl Pool {
     /// Other servers than those there are: idle ones are closed now, lent ones when they are given back.
     pub fn renew(&self) {
         self.manager.renew();
-        self.kept.close_idle(|_| false);
-        self.reserve.close_idle(|_| false);
+        self.kept.close_idle(|_| Some(Closing::Reconnect));
+        self.reserve.close_idle(|_| Some(Closing::Reconnect));
         self.on_freed();
     }
 
@@ -239,7 +245,36 @@ impl Pool {
 
     /// Clients waiting now.
     pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.pressure().waiting.now()
+    }
+
+    /// How hard it is pressed.
+    pub fn pressure(&self) -> &Pressure {
+        &self.manager.pressure
+    }
+
+    /// Clients that may ask for a server.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Connections being opened.
+    pub fn connecting(&self) -> usize {
+        self.manager().connecting.load(Ordering::Relaxed)
+    }
+
+    /// Most servers there may be: with the reserve, and under every cap.
+    pub fn max_size(&self) -> usize {
+        let recipe = self.recipe();
+        let own = recipe.settings.size + recipe.settings.reserve;
+        recipe.caps.iter().filter_map(|cap| cap.most()).fold(own, usize::min)
+    }
+
+    /// Looks whether those who wait do so because every server is busy. Who begins to wait and who has waited look; the
+    /// sweep does, for what changes between.
+    fn note_exhaustion(&self) {
+        let is_busy = self.pressure().lent.now() >= self.settings().size || self.manager().waits_for_cap();
+        self.pressure().note(is_busy, Instant::now());
     }
 
     /// Servers there are, and of these idle ones.
@@ -278,26 +313,62 @@ impl Pool {
         let mut get = pin!(self.kept.get());
         let at_once = poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await;
         let got = match at_once {
-            Poll::Ready(Ok(granted)) => return Ok(Lease::new(granted, self.clone())),
+            Poll::Ready(Ok(granted)) => {
+                self.pressure().wait.of(Outcome::Served).observe(Duration::ZERO);
+                return Ok(Lease::new(granted, self.clone()));
+            }
             Poll::Ready(Err(error)) => Some(Err(error)),
             Poll::Pending => None,
         };
         Box::pin(self.wait(get, got)).await
     }
 
-    /// Waits: for a server given back, for one being opened, for the reserve, for the deadline.
-    async fn wait<G>(
-        self: &Arc<Self>,
-        mut get: Pin<&mut G>,
-        mut got: Option<Got>,
-    ) -> Result<Lease, CheckoutError>
+    /// Waits its turn, and notes what came of it.
+    async fn wait<G>(self: &Arc<Self>, get: Pin<&mut G>, got: Option<Got>) -> Result<Lease, CheckoutError>
     where
         G: Future<Output = Got>,
     {
         let settings = self.settings();
-        let _waiting = self.queue(settings.max_waiting)?;
+        let mut waiting = self.queue(settings.max_waiting)?;
         let began = tokio::time::Instant::now();
         let _waited = self.stats.wait(began.into_std());
+        let result = self.until_served(get, got, &settings, began).await;
+        waiting.outcome = match &result {
+            Ok(_) => Outcome::Served,
+            Err(CheckoutError::TimedOut(_)) => Outcome::TimedOut,
+            Err(CheckoutError::Connect(error)) if error.is_passing() => Outcome::TimedOut,
+            Err(_) => Outcome::Failed,
+        };
+        drop(waiting);
+        self.note_exhaustion();
+        if let Err(error) = &result {
+            self.note_rejection(error);
+        }
+        result
+    }
+
+    fn note_rejection(&self, error: &CheckoutError) {
+        let rejection = match error {
+            CheckoutError::Closed => Rejection::Closed,
+            CheckoutError::Connect(error) if error.is_passing() => return,
+            CheckoutError::Connect(_) => Rejection::Connect,
+            CheckoutError::QueueFull(_) => Rejection::QueueFull,
+            CheckoutError::TimedOut(_) => return,
+        };
+        self.pressure().rejections.count(rejection);
+    }
+
+    /// Until there is a server: given back, opened, or of the reserve; or the deadline.
+    async fn until_served<G>(
+        self: &Arc<Self>,
+        mut get: Pin<&mut G>,
+        mut got: Option<Got>,
+        settings: &Settings,
+        began: tokio::time::Instant,
+    ) -> Result<Lease, CheckoutError>
+    where
+        G: Future<Output = Got>,
+    {
         let mut timer = pin!(sleep_until(began + settings.acquire_timeout));
         let mut reserve = pin!(self.reserved(began, settings.reserve_timeout));
         let mut again = pin!(None);
@@ -331,15 +402,16 @@ impl Pool {
     }
 
     /// A place among those who wait. Those for whom a server is being opened are not counted: the pool is not full.
-    fn queue(&self, max_waiting: Option<usize>) -> Result<Counted<'_>, CheckoutError> {
-        let place = Counted::up(&self.waiting);
-        let opening = self.manager().connecting.load(Ordering::Relaxed);
-        match max_waiting {
-            Some(most) if self.waiting().saturating_sub(opening) > most => {
-                Err(CheckoutError::QueueFull(most))
-            }
-            _ => Ok(place),
+    fn queue(&self, max_waiting: Option<usize>) -> Result<Waiting<'_>, CheckoutError> {
+        let is_full = |most: &usize| (self.waiting() + 1).saturating_sub(self.connecting()) > *most;
+        if let Some(most) = max_waiting.filter(is_full) {
+            let error = CheckoutError::QueueFull(most);
+            self.note_rejection(&error);
+            return Err(error);
         }
+        let place = self.pressure().wait();
+        self.note_exhaustion();
+        Ok(place)
     }
 
     /// A server of the reserve, after `reserve_timeout`; without a reserve, never.
@@ -540,6 +612,11 @@ impl Pools {
             caps: Vec::new(),
         };
         Asker::new(Manager::new(key, recipe, self.shared.clone()))
+    }
+
+    /// The pool of this database and user, if there is one.
+    pub fn find(&self, key: &PoolKey) -> Option<Arc<Pool>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     /// All pools there are now.

@@ -12,7 +12,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::pool::{Kept, Pool, Pools};
+use crate::pool::{Closing, Kept, Pool, Pools};
 
 /// How often pools are looked at.
 const ROUND: Duration = Duration::from_secs(1);
@@ -32,6 +32,7 @@ impl Pools {
             let now = Instant::now();
             for pool in self.all() {
                 pool.sweep(now);
+                pool.note_exhaustion();
                 pool.replenish();
             }
             self.forget(now);
@@ -55,16 +56,17 @@ impl Pool {
     fn sweep_kept(&self, kept: &Kept, min: usize, idle_timeout: Option<Duration>, now: Instant) {
         let mut spare = kept.count().0.saturating_sub(min);
         kept.close_idle(|server| {
-            if !self.manager().is_good(server, now) || server.has_gone() {
+            let gone = || server.has_gone().then_some(Closing::Gone);
+            if let Some(reason) = self.manager().fault(server, now).or_else(gone) {
                 spare = spare.saturating_sub(1);
-                return false;
+                return Some(reason);
             }
             let is_idle = idle_timeout.is_some_and(|limit| now.duration_since(server.idle_since) >= limit);
             if is_idle && spare > 0 {
                 spare -= 1;
-                return false;
+                return Some(Closing::Idle);
             }
-            true
+            None
         });
     }
 
@@ -101,13 +103,13 @@ impl Pool {
         let mut longest = None;
         self.kept.close_idle(|server| {
             longest = Some(longest.map_or(server.idle_since, |since: Instant| since.min(server.idle_since)));
-            true
+            None
         });
         longest
     }
 
     /// Closes the server that has been idle since then.
     pub(super) fn close_idle_since(&self, since: Instant) {
-        self.kept.close_idle(|server| server.idle_since != since);
+        self.kept.close_idle(|server| (server.idle_since == since).then_some(Closing::WantedElsewhere));
     }
 }

@@ -51,6 +51,17 @@ enum Holding {
     Waiting,
 }
 
+/// What a cancel request found.
+#[must_use]
+pub enum Found {
+    /// A server to send it to.
+    Aim(Aim),
+    /// Nothing to cancel, or nobody.
+    Nothing,
+    /// A client that waits, and has been told to stop.
+    Waiting,
+}
+
 /// A living client, seen from outside its task.
 #[derive(Debug)]
 pub struct ClientHandle {
@@ -178,22 +189,22 @@ impl Clients {
         }
     }
 
-    /// What a request is to be sent to, if it must be sent anywhere.
-    pub fn cancel(&self, key: &ClientKey) -> Option<Aim> {
-        let handle = self.lock().get(&key.process_id()).cloned()?;
+    /// What a request is for.
+    pub fn cancel(&self, key: &ClientKey) -> Found {
+        let Some(handle) = self.lock().get(&key.process_id()).cloned() else { return Found::Nothing };
         if !bool::from(handle.key.secret().ct_eq(key.secret())) {
-            return None;
+            return Found::Nothing;
         }
         let holding = handle.holding.lock().unwrap_or_else(PoisonError::into_inner);
         match &*holding {
-            Holding::Nothing => None,
+            Holding::Nothing => Found::Nothing,
             Holding::Server(target) => {
                 handle.was_cancelled.store(true, Ordering::Relaxed);
-                Some(target.aim())
+                Found::Aim(target.aim())
             }
             Holding::Waiting => {
                 handle.order(Order::StopWaiting);
-                None
+                Found::Waiting
             }
         }
     }
@@ -258,10 +269,16 @@ mod tests {
         let entry = clients.enter(ClientId(1), 32).unwrap();
         entry.handle.has(&target());
 
-        assert!(clients.cancel(&entry.handle.key).is_some());
-        assert!(clients.cancel(&ClientKey::new(entry.handle.key.process_id(), &[0; 32])).is_none());
-        assert!(clients.cancel(&ClientKey::new(entry.handle.key.process_id(), &[])).is_none());
-        assert!(clients.cancel(&ClientKey::new(77, entry.handle.key.secret())).is_none());
+        assert!(matches!(clients.cancel(&entry.handle.key), Found::Aim(_)));
+        assert!(matches!(
+            clients.cancel(&ClientKey::new(entry.handle.key.process_id(), &[0; 32])),
+            Found::Nothing
+        ));
+        assert!(matches!(
+            clients.cancel(&ClientKey::new(entry.handle.key.process_id(), &[])),
+            Found::Nothing
+        ));
+        assert!(matches!(clients.cancel(&ClientKey::new(77, entry.handle.key.secret())), Found::Nothing));
     }
 
     #[test]
@@ -271,7 +288,7 @@ mod tests {
         let target = target();
         entry.handle.has(&target);
 
-        let aim = clients.cancel(&entry.handle.key).unwrap();
+        let aim = clients.cancel(&entry.handle.key);
         assert!(target.is_aimed_at());
         drop(aim);
 
@@ -301,7 +318,7 @@ mod tests {
         let entry = clients.enter(ClientId(1), 4).unwrap();
         entry.handle.waits();
 
-        assert!(clients.cancel(&entry.handle.key).is_none());
+        assert!(matches!(clients.cancel(&entry.handle.key), Found::Waiting));
 
         assert!(entry.handle.is_ordered(Order::StopWaiting));
     }
@@ -327,7 +344,7 @@ mod tests {
         entry.handle.has(&target());
         drop(entry);
 
-        assert!(clients.cancel(&key).is_none());
+        assert!(matches!(clients.cancel(&key), Found::Nothing));
         assert_eq!(clients.count(), 0);
     }
 }

@@ -27,9 +27,10 @@ use crate::names::ClientId;
 use crate::net::{Peer, Stream};
 use crate::pool::{Lease, Tally};
 use crate::proxy::Proxy;
-use crate::proxy::cancel::{Order, deliver};
+use crate::proxy::cancel::{Found, Order, deliver};
 use crate::proxy::catalog::Seat;
 use crate::proxy::checkout::{NoLease, checkout};
+use crate::proxy::counts::{Cancelled, Login};
 use crate::proxy::entrance::{Arrival, Guest, receive};
 use crate::proxy::farewell::{Denied, Ended};
 use crate::proxy::relay::{self, Lateness, Watch, relay, relay_abandoned};
@@ -45,20 +46,41 @@ const TRIES: u32 = 3;
 /// Serves a client until it is gone; until then it is `_here`.
 pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here: Present) {
     let remote = stream.remote().map_or_else(|_| "gone".to_owned(), |remote| remote.to_string());
+    let came = Instant::now();
     match Box::pin(receive(&proxy, Peer::new(stream), id)).await {
         Arrival::Cancel(key, peer) => {
-            if let Some(aim) = proxy.clients.cancel(&key)
-                && let Err(error) = Box::pin(deliver(aim)).await
-            {
-                tracing::warn!(client = %id, %remote, %error, "cancel request could not be delivered");
-            }
+            let cancelled = match proxy.clients.cancel(&key) {
+                Found::Aim(aim) => match Box::pin(deliver(aim)).await {
+                    Ok(()) => Cancelled::Delivered,
+                    Err(error) => {
+                        tracing::warn!(client = %id, %remote, %error, "cancel request could not be delivered");
+                        Cancelled::Failed
+                    }
+                },
+                Found::Nothing => Cancelled::Nothing,
+                Found::Waiting => Cancelled::Waiting,
+            };
+            proxy.counts.cancels.count(cancelled);
             // Closed only now: who asked sends its next statement when it sees this, and must not have that cancelled.
             drop(peer);
         }
-        Arrival::Lost(reason) => tracing::info!(client = %id, %remote, reason, "login abandoned"),
-        Arrival::Refused(reason) => tracing::warn!(client = %id, %remote, reason, "login refused"),
-        Arrival::Replication(pilgrim) => Box::pin(replication::serve(&proxy, *pilgrim)).await,
-        Arrival::Welcome(guest) => Client::new(proxy, guest, id, &remote).live().await,
+        Arrival::Lost(login) => {
+            proxy.counts.logins.count(login);
+            tracing::info!(client = %id, %remote, reason = login.word(), "login abandoned");
+        }
+        Arrival::Refused(login, reason) => {
+            proxy.counts.logins.count(login);
+            tracing::warn!(client = %id, %remote, reason, "login refused");
+        }
+        Arrival::Replication(pilgrim) => {
+            proxy.counts.logins.count(Login::Replication);
+            Box::pin(replication::serve(&proxy, *pilgrim)).await;
+        }
+        Arrival::Welcome(guest) => {
+            proxy.counts.logins.count(Login::Ok);
+            proxy.counts.login.observe(came.elapsed());
+            Client::new(proxy, guest, id, &remote).live().await;
+        }
     }
 }
 
@@ -264,7 +286,8 @@ impl Client {
 
     /// The server it keeps, or one of its pool's; `None` if it has been told why there is none.
     async fn lease(&mut self) -> Result<Option<Lease>, Ended> {
-        if let Some(lease) = self.held.take() {
+        if let Some(mut lease) = self.held.take() {
+            lease.pin(false);
             self.record.guest.entry.handle.has(&lease.cancel);
             return Ok(Some(lease));
         }
@@ -320,6 +343,11 @@ impl Client {
         let counts = std::mem::take(&mut state.counts);
         let (received, sent) = peer.traffic();
         let (before_received, before_sent) = std::mem::replace(&mut self.record.counted, (received, sent));
+        let pressure = member.pool().pressure();
+        pressure.transaction.observe(whole);
+        if let Ok(count @ 1..) = u32::try_from(queries) {
+            pressure.query.observe_many(whole.saturating_sub(thought) / count, queries);
+        }
         // What is still in its outbox is counted with the next turn, or when it leaves.
         member.pool().stats().add(Tally {
             queries,
@@ -345,7 +373,7 @@ impl Client {
                 self.abandon(lease);
                 return Err(Ended::ClientLeft);
             }
-            Outcome::Held => self.held = Some(lease),
+            Outcome::Held => self.hold(lease),
             Outcome::Lost(loss) => return self.lost(loss, lease),
             Outcome::Settled(clean) => self.give_back(lease, clean),
             Outcome::Unwound(sqlstate, clean) => {
@@ -353,7 +381,7 @@ impl Client {
                 let was_cancelled = self.was_cancelled();
                 match clean {
                     Some(clean) => self.give_back(lease, clean),
-                    None => self.held = Some(lease),
+                    None => self.hold(lease),
                 }
                 if was_cancelled {
                     self.deny(&Denied::Cancelled);
@@ -364,6 +392,12 @@ impl Client {
         }
         self.note_slow(took);
         Ok(Spoken::Done)
+    }
+
+    /// Keeps a server although the transaction is over.
+    fn hold(&mut self, mut lease: Lease) {
+        lease.pin(true);
+        self.held = Some(lease);
     }
 
     fn give_back(&self, lease: Lease, clean: Clean) {
@@ -385,7 +419,10 @@ impl Client {
         self.record.guest.entry.handle.has_nothing();
         let may_have_run = lease.exchange.may_have_run();
         let loses_state = lease.exchange.loses_state();
-        drop(lease);
+        match loss {
+            Loss::Fatal { .. } => lease.lose(),
+            Loss::Clean | Loss::Tainted => drop(lease),
+        }
         match loss {
             Loss::Fatal { is_told: true } => Err(Ended::ServerFatal),
             _ if loses_state => Err(Ended::ServerGone),
@@ -418,7 +455,7 @@ impl Client {
                 let is_safe = !lease.exchange.may_have_run() && !lease.exchange.loses_state();
                 let is_between = lease.exchange.is_between_frames();
                 self.record.guest.entry.handle.has_nothing();
-                drop(lease);
+                lease.lose();
                 match (is_safe, is_between) {
                     (true, _) => Ok(Spoken::Nothing(None)),
                     (false, true) => Err(Ended::ServerGone),
@@ -469,6 +506,7 @@ impl Client {
             self.abandon(lease);
         }
         let Record { id, remote, since, guest, counted, .. } = *self.record;
+        self.proxy.counts.departures.count(ended.departure());
         let (received, sent) = guest.peer.traffic();
         let stats = guest.member.pool().stats();
         stats.add_bytes(received.saturating_sub(counted.0), sent.saturating_sub(counted.1));

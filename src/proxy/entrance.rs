@@ -20,6 +20,7 @@ use crate::pool::{CheckoutError, Member, Place};
 use crate::proxy::cancel::Entry;
 use crate::proxy::catalog::Seat;
 use crate::proxy::checkout::{NoLease, checkout};
+use crate::proxy::counts::Login;
 use crate::proxy::farewell::Denied;
 use crate::proxy::relay::relay_abandoned;
 use crate::proxy::{Edition, Proxy};
@@ -52,9 +53,9 @@ pub(super) enum Arrival {
     /// It wanted somebody's query cancelled. It waits for its connection to be closed, and takes that for "done".
     Cancel(ClientKey, Option<Box<Peer>>),
     /// It went away, or took too long, or broke the protocol; it has been told what there was to tell.
-    Lost(&'static str),
+    Lost(Login),
     /// It is not let in; it has been told why.
-    Refused(String),
+    Refused(Login, String),
     /// It wants to speak the replication protocol: one to one.
     Replication(Box<Pilgrim>),
     /// It is let in.
@@ -91,7 +92,7 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) ->
             let _ = timeout(limit, peer.close()).await;
             return arrival;
         }
-        Err(_) => return Arrival::Lost("login_timeout"),
+        Err(_) => return Arrival::Lost(Login::TimedOut),
     };
     let (database, user) = (proven.request.database.clone(), proven.request.user.clone());
     match admit(proxy, &edition, &mut peer, id, proven).await {
@@ -102,7 +103,7 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) ->
         Ok(Admitted::Pilgrim { request, seat, credential, entry }) => {
             Arrival::Replication(Box::new(Pilgrim { peer, request, seat, credential, entry }))
         }
-        Err(None) => Arrival::Lost("client_gone"),
+        Err(None) => Arrival::Lost(Login::ClientGone),
         Err(Some(denied)) => {
             if matches!(&denied, Denied::Checkout(CheckoutError::Connect(error)) if error.is_of_credential())
             {
@@ -110,7 +111,7 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) ->
             }
             denied.write("FATAL", &mut peer.buffers.outbox);
             let _ = timeout(limit, peer.close()).await;
-            Arrival::Refused(format!("{database}/{user}: {denied}"))
+            Arrival::Refused(denied.login(), format!("{database}/{user}: {denied}"))
         }
     }
 }
@@ -145,13 +146,15 @@ async fn open(proxy: &Proxy, edition: &Edition, peer: &mut Peer) -> Result<Prove
                 proven = Some((found, verifier));
             }
             Step::NeedMore => {
-                peer.drain().await.map_err(|_| Arrival::Lost("client_gone"))?;
-                if !peer.fill().await.map_err(|_| Arrival::Lost("client_gone"))? {
-                    return Err(Arrival::Lost("client_gone"));
+                peer.drain().await.map_err(|_| Arrival::Lost(Login::ClientGone))?;
+                if !peer.fill().await.map_err(|_| Arrival::Lost(Login::ClientGone))? {
+                    return Err(Arrival::Lost(Login::ClientGone));
                 }
             }
             Step::Proven(proof) => {
-                let Some((mut found, verifier)) = proven else { return Err(Arrival::Lost("client_gone")) };
+                let Some((mut found, verifier)) = proven else {
+                    return Err(Arrival::Lost(Login::ClientGone));
+                };
                 found.credential = credential(&proof, verifier);
                 return Ok(found);
             }
@@ -168,7 +171,11 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
         routine: None,
     };
     report.write(&mut peer.buffers.outbox);
-    Arrival::Refused(Printable(error.to_string().as_bytes()).to_string())
+    let login = match error {
+        OpeningError::WrongPassword(_) => Login::AuthFailed,
+        _ => Login::ProtocolViolation,
+    };
+    Arrival::Refused(login, Printable(error.to_string().as_bytes()).to_string())
 }
 
 /// How this user proves itself. Where there is no such database there is no such user either, for all anyone can tell.

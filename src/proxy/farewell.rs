@@ -16,6 +16,7 @@ use bytes::BytesMut;
 
 use crate::names::Printable;
 use crate::pool::{CheckoutError, ConnectError};
+use crate::proxy::counts::{Departure, Login};
 use crate::session::violation::{Refusal, Report, Violation, sqlstate};
 use crate::wire::write;
 
@@ -52,21 +53,21 @@ pub(super) enum Ended {
 
 impl Ended {
     /// The word for logs and metrics.
-    pub(super) fn reason(&self) -> &'static str {
+    pub(super) fn departure(&self) -> Departure {
         match self {
-            Self::ClientGone => "client_gone",
-            Self::ClientLeft => "client_left",
-            Self::ClientViolation(_) => "client_protocol_violation",
-            Self::DatabaseRemoved => "database_removed",
-            Self::Drained => "shutdown",
-            Self::LogInAnew => "configuration_changed",
-            Self::UserRemoved => "user_removed",
-            Self::Idle => "client_idle_timeout",
-            Self::IdleInTransaction => "idle_transaction_timeout",
-            Self::ServerGone => "server_gone",
-            Self::ServerFatal => "server_fatal",
-            Self::ServerViolation(_) => "server_protocol_violation",
-            Self::TransactionTimeout => "transaction_timeout",
+            Self::ClientGone => Departure::ClientGone,
+            Self::ClientLeft => Departure::ClientLeft,
+            Self::ClientViolation(_) => Departure::ClientViolation,
+            Self::DatabaseRemoved => Departure::DatabaseRemoved,
+            Self::Drained => Departure::Shutdown,
+            Self::LogInAnew => Departure::LogInAnew,
+            Self::UserRemoved => Departure::UserRemoved,
+            Self::Idle => Departure::Idle,
+            Self::IdleInTransaction => Departure::IdleInTransaction,
+            Self::ServerGone => Departure::ServerGone,
+            Self::ServerFatal => Departure::ServerFatal,
+            Self::ServerViolation(_) => Departure::ServerViolation,
+            Self::TransactionTimeout => Departure::TransactionTimeout,
         }
     }
 
@@ -114,9 +115,9 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ClientViolation(violation) | Self::ServerViolation(violation) => {
-                write!(f, "{}: {violation}", self.reason())
+                write!(f, "{}: {violation}", self.departure().word())
             }
-            _ => f.write_str(self.reason()),
+            _ => f.write_str(self.departure().word()),
         }
     }
 }
@@ -145,6 +146,17 @@ pub(super) enum Denied {
 }
 
 impl Denied {
+    /// The word for the metrics, where it was a login that was denied.
+    pub(super) fn login(&self) -> Login {
+        match self {
+            Self::Checkout(_) | Self::Cancelled | Self::Hasty | Self::Prelude => Login::NoServer,
+            Self::IdentityChannel | Self::IdentityPattern => Login::IdentityRefused,
+            Self::Settings(_) => Login::SettingsRefused,
+            Self::TooManyClients => Login::TooManyClients,
+            Self::UnknownDatabase(_) => Login::UnknownDatabase,
+        }
+    }
+
     /// Tells the client, with this severity.
     pub(super) fn write(&self, severity: &'static str, outbox: &mut BytesMut) {
         match self {

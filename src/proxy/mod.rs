@@ -14,6 +14,7 @@ pub mod cancel;
 mod catalog;
 mod checkout;
 mod client;
+mod counts;
 mod entrance;
 mod farewell;
 mod relay;
@@ -25,7 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use auth_query::AuthQueries;
-pub use catalog::Catalog;
+pub use catalog::{Catalog, Seat};
+pub use counts::{Cancelled, Counts, Departure, Login};
 pub use settings::{AuthQuerySettings, DatabaseEntry, Settings, UserEntry};
 pub use verifiers::Verifiers;
 
@@ -75,6 +77,8 @@ pub struct Proxy {
     pub drain: Drain,
     /// Places for clients.
     pub places: Arc<Places>,
+    /// What became of those who came.
+    pub counts: Counts,
     /// Numbers for clients.
     next_client: AtomicU64,
 }
@@ -90,6 +94,7 @@ impl Proxy {
             clients: Arc::default(),
             salts,
             drain: Drain::default(),
+            counts: Counts::default(),
             next_client: AtomicU64::new(1),
         }
     }

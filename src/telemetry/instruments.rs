@@ -118,13 +118,12 @@ pub struct Level {
 }
 
 impl Level {
-    /// One more; how many that makes.
-    pub fn up(&self) -> usize {
+    /// One more.
+    pub fn up(&self) {
         let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
         if now > self.highest.load(Ordering::Relaxed) {
             self.highest.fetch_max(now, Ordering::Relaxed);
         }
-        now
     }
 
     /// One less.
@@ -183,12 +182,17 @@ pub struct Latency {
 impl Latency {
     /// It took so long.
     pub fn observe(&self, took: Duration) {
+        self.observe_many(took, 1);
+    }
+
+    /// So many took so long, each.
+    pub fn observe_many(&self, took: Duration, count: u64) {
         let bucket = BUCKETS.partition_point(|end| *end < took);
-        if let Some(count) = self.counts.get(bucket) {
-            count.fetch_add(1, Ordering::Relaxed);
+        if let Some(bucket) = self.counts.get(bucket) {
+            bucket.fetch_add(count, Ordering::Relaxed);
         }
-        if !took.is_zero() {
-            let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).saturating_mul(count);
+        if nanoseconds > 0 {
             self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
         }
     }
