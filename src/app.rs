@@ -9,13 +9,16 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::admin::{self, Admin, Reload, http};
 use crate::auth::Salts;
 use crate::cli::Flags;
 use crate::config::Config;
@@ -30,6 +33,8 @@ use crate::telemetry::log::Log;
 pub enum StartError {
     /// An address could not be bound.
     Listen(String, io::Error),
+    /// The address of the metrics could not be bound.
+    Metrics(SocketAddr, io::Error),
     /// There are no random bytes for keys and salts.
     NoRandomness,
     /// The runtime could not be made.
@@ -46,6 +51,16 @@ impl fmt::Display for StartError {
                 )
             }
             Self::Listen(name, error) => write!(f, "cannot listen on {name}: {error}"),
+            Self::Metrics(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "cannot serve metrics on {address}: another process listens there, maybe another pgusher; \
+                     choose another metrics.listen (PGUSHER_METRICS_LISTEN), or \"off\""
+                )
+            }
+            Self::Metrics(address, error) => {
+                write!(f, "cannot serve metrics on {address}: {error}; metrics.listen says where")
+            }
             Self::NoRandomness => f.write_str("the system has no random bytes"),
             Self::Runtime(error) => write!(f, "cannot start: {error}"),
         }
@@ -91,12 +106,15 @@ async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError>
         (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     let mut hangup = listen_for(SignalKind::hangup())?;
     let listeners = bind(&config)?;
+    let metrics = bind_metrics(&config)?;
     let salts = Salts::random().map_err(|_| StartError::NoRandomness)?;
     let pools = pools(&config);
     let proxy = Arc::new(Proxy::new(edition(&config, &pools), Arc::new(pools), salts));
     drop(tokio::spawn(proxy.pools.clone().sweep()));
     proxy.warm();
+    let settings = config.metrics.clone();
     let reloader = Arc::new(Reloader::new(flags, config, proxy.clone(), log));
+    serve_metrics(metrics, &settings, &proxy, &reloader);
     drop(tokio::spawn(reloader.clone().watch()));
     drop(tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -160,6 +178,28 @@ fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
         listeners.push(listener.map_err(|error| StartError::Listen(directory.display().to_string(), error))?);
     }
     Ok(listeners)
+}
+
+/// Until the very end of a drain.
+fn serve_metrics(
+    listener: Option<TcpListener>,
+    settings: &admin::Settings,
+    proxy: &Arc<Proxy>,
+    reloader: &Arc<Reloader>,
+) {
+    let Some(listener) = listener else { return };
+    tracing::info!(address = ?listener.local_addr().ok(), "serving metrics");
+    let reloader = reloader.clone();
+    let last_reload = move || Reload { is_applied: reloader.last().is_applied, at: reloader.last().at };
+    let admin = Arc::new(Admin::new(proxy.clone(), settings, last_reload));
+    drop(tokio::spawn(http::serve(listener, admin)));
+}
+
+/// The port of metrics is bound before anything is served, too.
+fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = config.metrics.listen else { return Ok(None) };
+    let listener = http::bind(address).map_err(|error| StartError::Metrics(address, error))?;
+    Ok(Some(listener))
 }
 
 /// The pools of all databases, empty.

@@ -14,11 +14,13 @@
 //!           │
 //!        reload                                what was configured, read again and applied
 //!           │
+//!         admin                                asked by machines: metrics, health
+//!           │
 //!         proxy                                clients served
 //!           │
 //!   pool ───┴─── drain                         servers kept and lent; counting those who are still served
 //!    │
-//!   net            telemetry (beside all of these: the log)
+//!   net            telemetry (beside all of these: the log, what counts)
 //!    │
 //!  ──┼───────────────────────────────────────  below is PURE: no tokio, clock, log, file, thread
 //!    │
@@ -44,7 +46,8 @@
 //! | [`pool`] | servers made, kept, lent and closed (over deadpool) |
 //! | [`drain`] | who is still being served when we are told to end |
 //! | [`proxy`] | clients, from accept to farewell |
-//! | [`telemetry`] | the log |
+//! | [`admin`] | metrics and health over HTTP |
+//! | [`telemetry`] | the log; the metrics: what there is, what counts, how it is written |
 //! | [`cli`], [`config`] | what the operator typed and wrote, made into the `Settings` of each room |
 //! | [`reload`] | the configuration read again while clients are served |
 //! | [`app`], [`check`] | everything put together; one login to every database |
@@ -95,6 +98,7 @@
 //! | a timeout of a turn | `proxy/relay.rs` (`Watch`); of waiting: `pool/mod.rs` |
 //! | another pool crate | `pool/manager.rs`, `pool/lease.rs` |
 //! | a key of PgBouncer | a row in `import/settings.rs`, what it becomes in `import/translate.rs`, a line in `tests/import` |
+//! | a metric | `telemetry/metrics.rs` (its name), an instrument where it happens, `admin/scrape.rs` (where it is read) |
 //! | a setting | a field of the `Settings` it belongs to, a row in `config/keys.rs`, a line in `config/pgusher.toml` |
 //! | another finding of `pgusher doctor` | `doctor/chart.rs` (the question), `doctor/diagnosis.rs` (the finding) |
 //! | an operator's command | `cli.rs`, `main.rs`, and a room of its own |
@@ -150,10 +154,14 @@
 //!   server itself skips the client's words when the prelude fails.
 //! - **No round trip to recycle.** Whether a server may be lent again is decided from facts (`pool/manager.rs`); one that has been idle for
 //!   long answers a Sync first.
+//! - **Metrics are fields, read when asked.** A recorder of the crate `metrics` keeps each observation of a histogram until somebody
+//!   scrapes, and every series for ever. `telemetry/instruments.rs` is a few atomics for each pool, gone with it; names, labels and
+//!   text are the crates' own.
 //! - **[`demo`] uses nothing of ours.** What it shows has to be what a user's processes would see.
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod app;
 pub mod auth;
 pub mod check;

@@ -33,9 +33,6 @@ fn main() -> ExitCode {
         }
         None => with_config(&cli.flags, |config| {
             let log = telemetry::log::start(&config.log);
-            for variable in Surroundings::of_process().upcoming() {
-                tracing::warn!(variable, "ignored: this build serves no metrics yet");
-            }
             ended(app::run(config, cli.flags.clone(), log))
         }),
     }

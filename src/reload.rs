@@ -225,9 +225,12 @@ fn apply(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
     note("listen.backlog", running.net.backlog != read.net.backlog);
     note("listen.workers", running.workers != read.workers);
     note("log.format", running.log.format != read.log.format);
+    note("metrics.listen", running.metrics.listen != read.metrics.listen);
+    note("metrics.max_pools", running.metrics.max_pools != read.metrics.max_pools);
     let mut next = read;
     next.workers = running.workers;
     next.log.format = running.log.format;
+    next.metrics.clone_from(&running.metrics);
     next.net.addresses.clone_from(&running.net.addresses);
     next.net.unix_socket_dir.clone_from(&running.net.unix_socket_dir);
     next.net.unix_socket_mode = running.net.unix_socket_mode;

@@ -97,12 +97,12 @@ fn the_readme_names_only_what_there_is() {
             assert!(!said.contains("unknown variable"), "{said}");
         }
         if let Some((section, key)) = name.split_once('.')
-            && ["identity", "listen", "log", "pool"].contains(&section)
+            && ["identity", "listen", "log", "metrics", "pool"].contains(&section)
         {
             settings += 1;
             assert!(keys().iter().any(|known| known.section == section && known.name == key), "{name}");
         }
-        if ["config/", "docker/", "tests/"].iter().any(|folder| name.starts_with(folder)) {
+        if ["config/", "deploy/", "docker/", "tests/"].iter().any(|folder| name.starts_with(folder)) {
             files += 1;
             assert!(root().join(name).exists(), "{name}");
         }

@@ -61,10 +61,15 @@ const ROWS: &[Row] = &[
         inside: &["names", "wire", "auth", "session", "net", "pool", "drain", "telemetry"],
         outside: &["bytes", "getrandom", "moka", "subtle", "tokio", "tracing"],
     },
+    Row {
+        room: "admin",
+        inside: &["names", "pool", "drain", "proxy", "telemetry"],
+        outside: &["bytes", "http_body_util", "hyper", "hyper_util", "rustix", "tokio", "tracing"],
+    },
     Row { room: "cli", inside: &[], outside: &["clap"] },
     Row {
         room: "config",
-        inside: &["cli", "names", "auth", "session", "net", "pool", "proxy", "telemetry"],
+        inside: &["cli", "names", "auth", "session", "net", "pool", "proxy", "admin", "telemetry"],
         outside: &["strsim", "toml"],
     },
     Row {
@@ -79,6 +84,7 @@ const ROWS: &[Row] = &[
             "pool",
             "drain",
             "proxy",
+            "admin",
             "cli",
             "config",
             "reload",

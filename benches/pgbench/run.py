@@ -183,7 +183,7 @@ def pgbouncer():
 
 def pgusher(binary, identity):
     command = (
-        f"{shlex.quote(str(binary))} --listen 127.0.0.1:{{port}} --auth trust --pool-size {{pool_size}} "
+        f"env PGUSHER_METRICS_LISTEN=off {shlex.quote(str(binary))} --listen 127.0.0.1:{{port}} --auth trust --pool-size {{pool_size}} "
         f"--upstream postgres://{{user}}@127.0.0.1:{{server_port}}/{{database}} --identity {identity} --log warn"
     )
     environment = {"PGOPTIONS": f"-c app.current_user_id={IDENTITY}"} if identity == "on" else {}

@@ -57,7 +57,7 @@ impl Environment {
         for (name, value) in self.0 {
             let place = match place(&name, ledger) {
                 Ok(place) => place,
-                Err(_) if is_of_kubernetes(&name, &value) || UPCOMING.contains(&&*name) => continue,
+                Err(_) if is_of_kubernetes(&name, &value) => continue,
                 Err(reason) => {
                     problems.push(Problem::new(Source::Variable(name), "", reason));
                     continue;
@@ -126,9 +126,6 @@ pub(super) fn read_flags(flags: &Flags, ledger: &mut Ledger) {
 fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX) || matches!(name, "DATABASE_POOL_MIN" | "DATABASE_POOL_MAX" | MILLISECONDS)
 }
-
-/// Variables whose feature is not there yet, and that deployments set all the same: `main` warns of them.
-pub(super) const UPCOMING: [&str; 1] = ["PGUSHER_METRICS_LISTEN"];
 
 /// Whether Kubernetes, or Docker's links, made this for a service whose name begins with `pgusher`.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {

@@ -137,6 +137,11 @@ pub(super) fn addresses(at: &mut Vec<SocketAddr>) -> Slot<'_> {
     Box::new(Addresses(at))
 }
 
+/// Where to listen, or `off`.
+pub(super) fn listener(at: &mut Option<SocketAddr>, port: u16) -> Slot<'_> {
+    Box::new(Listener { at, port })
+}
+
 /// Where servers are.
 pub(super) fn hosts(at: &mut Vec<HostText>) -> Slot<'_> {
     Box::new(Hosts(at))
@@ -421,7 +426,8 @@ struct Addresses<'a>(&'a mut Vec<SocketAddr>);
 
 impl Field for Addresses<'_> {
     fn read(&mut self, value: &Value) -> Result<(), String> {
-        let read: Option<Vec<_>> = value.texts().unwrap_or_default().into_iter().map(address).collect();
+        let read: Option<Vec<_>> =
+            value.texts().unwrap_or_default().into_iter().map(|text| address(text, LISTEN_PORT)).collect();
         *self.0 = read.filter(|addresses| !addresses.is_empty()).ok_or(
             "expected \"address:port\" or a list of such; the address is an IP address, `localhost` or `*`",
         )?;
@@ -436,16 +442,41 @@ impl Field for Addresses<'_> {
     }
 }
 
-/// `address:port`, or an address with PgBouncer's port.
-fn address(text: &str) -> Option<SocketAddr> {
+struct Listener<'a> {
+    at: &'a mut Option<SocketAddr>,
+    /// The port of an address that has none.
+    port: u16,
+}
+
+impl Field for Listener<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        *self.at = match value {
+            Value::Bool(false) => None,
+            value => match value.text() {
+                Some("" | "off") => None,
+                text => Some(text.and_then(|text| address(text, self.port)).ok_or(
+                    "expected \"address:port\" or \"off\"; the address is an IP address, `localhost` or `*`",
+                )?),
+            },
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.at.map_or_else(|| "off".into(), |address| address.to_string()))
+    }
+}
+
+/// `address:port`, or an address with the port that is usual there.
+fn address(text: &str, port: u16) -> Option<SocketAddr> {
     let text = match text.strip_prefix("localhost") {
-        Some(port) => format!("127.0.0.1{port}"),
+        Some(rest) => format!("127.0.0.1{rest}"),
         None => match text.strip_prefix('*') {
-            Some(port) => format!("{}{port}", Ipv4Addr::UNSPECIFIED),
+            Some(rest) => format!("{}{rest}", Ipv4Addr::UNSPECIFIED),
             None => text.to_owned(),
         },
     };
-    let alone = |text: &str| Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, LISTEN_PORT));
+    let alone = |text: &str| Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, port));
     text.parse().ok().or_else(|| alone(&text))
 }
 
@@ -714,6 +745,24 @@ mod tests {
             [text(""), text("db:1"), text("1.2.3.4:99999"), texts(&[]), texts(&["*", "x"]), Value::Integer(1)]
         {
             assert!(addresses(&mut Vec::new()).read(&value).is_err(), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_listener_can_be_switched_off() {
+        for (value, expected) in [
+            (text("127.0.0.1:1"), Some("127.0.0.1:1")),
+            (text("*"), Some("0.0.0.0:9930")),
+            (text("off"), None),
+            (text(""), None),
+            (Value::Bool(false), None),
+        ] {
+            let mut found = Some(SocketAddr::from(([1, 2, 3, 4], 5)));
+            assert_eq!(listener(&mut found, 9930).read(&value), Ok(()), "{value:?}");
+            assert_eq!(found.map(|address| address.to_string()).as_deref(), expected);
+        }
+        for value in [text("here"), texts(&["*"]), Value::Integer(9930), Value::Bool(true)] {
+            assert!(listener(&mut None, 9930).read(&value).is_err(), "{value:?}");
         }
     }
 

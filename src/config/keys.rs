@@ -20,14 +20,14 @@ use std::time::Duration;
 use crate::auth::Secret;
 use crate::config::field::{
     Slot, addresses, choice, count, delay, duration, hosts, inherited_choice, inherited_count, level, limit,
-    names, path, period, period_or_at_once, permissions, question, secret, settings_table, size, switch,
-    text, url, variable, variables, workers,
+    listener, names, path, period, period_or_at_once, permissions, question, secret, settings_table, size,
+    switch, text, url, variable, variables, workers,
 };
 use crate::config::url::{HostText, PORT, Url};
 use crate::proxy::AuthQuerySettings;
 use crate::session::{IdentitySettings, Mode, Rules};
 use crate::telemetry::log;
-use crate::{net, pool, proxy};
+use crate::{admin, net, pool, proxy};
 
 /// A key, and the field of `T` it sets.
 pub(super) struct Row<T>(&'static str, fn(&mut T) -> Slot<'_>);
@@ -143,6 +143,11 @@ identity_rows! {
     "strict" => |it| switch(&mut it.strict),
 }
 
+const METRICS: &[Row<admin::Settings>] = &[
+    Row("listen", |it| listener(&mut it.listen, METRICS_PORT)),
+    Row("max_pools", |it| count(&mut it.max_pools, 0..=10_000)),
+];
+
 const LOG: &[Row<log::Settings>] = &[
     Row("level", |it| level(&mut it.level)),
     Row("format", |it| choice(&mut it.format)),
@@ -167,6 +172,8 @@ pub(super) enum Section {
     Listen,
     /// `[log]`
     Log,
+    /// `[metrics]`
+    Metrics,
     /// `[identity]`
     Identity,
     /// `[pool]`
@@ -179,8 +186,8 @@ pub(super) enum Section {
 
 impl Section {
     /// All of them.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Listen, Self::Log, Self::Identity, Self::Pool, Self::Databases, Self::Users];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Listen, Self::Log, Self::Metrics, Self::Identity, Self::Pool, Self::Databases, Self::Users];
 
     /// Its name in the file.
     pub(super) fn word(self) -> &'static str {
@@ -189,6 +196,7 @@ impl Section {
             Self::Identity => "identity",
             Self::Listen => "listen",
             Self::Log => "log",
+            Self::Metrics => "metrics",
             Self::Pool => "pool",
             Self::Users => "users",
         }
@@ -206,6 +214,7 @@ impl Section {
             Self::Identity => words(IDENTITY),
             Self::Listen => words(LISTEN),
             Self::Log => words(LOG),
+            Self::Metrics => words(METRICS),
             Self::Pool => [words(POOLING), words(POOL)].concat(),
             Self::Users => [words(USERS), words(OWN_IDENTITY)].concat(),
         }
@@ -247,6 +256,7 @@ pub fn keys() -> Vec<Key> {
     keys.extend(documented(Section::Users, USERS));
     keys.extend(documented(Section::Identity, IDENTITY));
     keys.extend(documented(Section::Log, LOG));
+    keys.extend(documented(Section::Metrics, METRICS));
     keys
 }
 
@@ -405,6 +415,12 @@ impl Keyed for log::Settings {
     }
 }
 
+impl Keyed for admin::Settings {
+    fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
+        find(METRICS, key).map(|field| field(self))
+    }
+}
+
 impl Keyed for IdentitySettings {
     fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
         find(IDENTITY, key).map(|field| field(self))
@@ -462,6 +478,9 @@ fn words<T>(rows: &[Row<T>]) -> Vec<&'static str> {
 const MOST_CLIENTS: usize = 1_000_000;
 const MOST_SERVERS: usize = 100_000;
 
+/// Where metrics are served if an address has no port.
+const METRICS_PORT: u16 = 9930;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -503,6 +522,7 @@ mod tests {
         check(USERS);
         check(IDENTITY);
         check(LOG);
+        check(METRICS);
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod value;
 mod word;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ use crate::config::ledger::{Ledger, Place};
 use crate::config::url::Url;
 use crate::config::value::Value;
 use crate::telemetry::log;
-use crate::{net, proxy};
+use crate::{admin, net, proxy};
 
 pub use crate::config::keys::{Key, keys};
 pub use crate::config::problem::{Problem, Problems, Source};
@@ -68,6 +68,8 @@ pub struct Config {
     pub max_servers: Option<usize>,
     /// The log.
     pub log: log::Settings,
+    /// Metrics and health.
+    pub metrics: admin::Settings,
     /// Whether the files it was read from are watched for changes.
     pub watch_files: bool,
 }
@@ -84,11 +86,6 @@ pub struct Surroundings {
 pub type ReadFile = dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
 impl Surroundings {
-    /// The variables that are set for a feature that is not there yet: to be warned of.
-    pub fn upcoming(&self) -> impl Iterator<Item = &'static str> {
-        environment::UPCOMING.into_iter().filter(|name| self.environment.contains_key(OsStr::new(name)))
-    }
-
     /// Those of this process.
     pub fn of_process() -> Self {
         Self { environment: std::env::vars_os().collect(), read_file: Box::new(|path| std::fs::read(path)) }

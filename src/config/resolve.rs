@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::admin;
 use crate::auth::userlist;
 use crate::auth::{Method, Secret, Verifier};
 use crate::config::keys::{Database, FALLBACK, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, User};
@@ -47,6 +48,7 @@ impl Resolve<'_> {
     fn config(mut self) -> Config {
         let listen: Listen = self.filled(Section::Listen, "", Listen::default());
         let log: log::Settings = self.filled(Section::Log, "", log::Settings::default());
+        let metrics: admin::Settings = self.filled(Section::Metrics, "", admin::Settings::default());
         let mut pool = Pool::default();
         pool.pooling.rules.identity = self.filled(Section::Identity, "", IdentitySettings::default());
         pool = self.filled(Section::Pool, "", pool);
@@ -77,6 +79,7 @@ impl Resolve<'_> {
             max_servers: pool.max_servers,
             watch_files: listen.watch_files,
             log,
+            metrics,
         }
     }
 

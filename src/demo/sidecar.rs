@@ -38,7 +38,7 @@ impl Sidecar {
             ("PGUSHER_POOL_SIZE", size.to_string()),
         ];
         let mut command = without_settings(tied(&program, "KILL", None));
-        command.envs(environment.clone()).current_dir(&postgres.home.0);
+        command.env("PGUSHER_METRICS_LISTEN", "off").envs(environment.clone()).current_dir(&postgres.home.0);
         let log = postgres.home.file(&format!("pgusher-{port}.log"));
         let mut process = Process::start(command, "pgusher", Signal::TERM, &log)?;
         let is_listening = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();

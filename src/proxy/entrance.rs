@@ -214,7 +214,6 @@ fn credential(proof: &Proof, verifier: Option<Verifier>) -> Option<Credential> {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "made once for each client and taken apart at once")]
 enum Admitted {
     Guest {
         state: ClientState,

@@ -76,10 +76,13 @@ catalogue! {
         POOL_REJECTIONS: Counter "pgusher_pool_rejections_total" ["database", "user", "reason"] "", "Clients told at once that there is no server: queue_full (pool.max_waiting), connect (the server refuses for good), closed.";
         POOL_WAIT: Histogram "pgusher_pool_wait_seconds" ["database", "user", "outcome"] "seconds", "How long a server was asked for, those included that were there at once: served, timed_out, failed, abandoned (the client left or cancelled).";
         TRANSACTION: Histogram "pgusher_transaction_seconds" ["database", "user"] "seconds", "How long a client had a server for one transaction.";
+        QUERY: Histogram "pgusher_query_seconds" ["database", "user"] "seconds", "How long queries took, without the time their client thought between them; within one transaction the mean of its queries.";
         SERVER_CONNECT: Histogram "pgusher_server_connect_seconds" ["database", "user"] "seconds", "How long it took to connect and log in to a server, if it succeeded.";
         SERVER_CONNECTS: Counter "pgusher_server_connects_total" ["database", "user", "result"] "", "Connections to servers: ok, refused (the server said no), timed_out, unreachable, failed (broken, or nothing to log in with).";
         SERVER_CLOSES: Counter "pgusher_server_closes_total" ["database", "user", "reason"] "", "Servers closed, and why.";
         SERVER_REUSES: Counter "pgusher_server_reuses_total" ["database", "user"] "", "Servers lent that had been lent before.";
+        BYTES: Counter "pgusher_client_bytes_total" ["database", "user", "direction"] "", "Bytes received from clients and sent to them.";
+        STATEMENTS: Counter "pgusher_prepared_statement_messages_total" ["database", "user", "message"] "", "Messages for named prepared statements: client_parse, server_parse (those a server had not seen yet), client_bind.";
         CLIENTS: Gauge "pgusher_clients" ["database", "user", "state"] "", "Clients now: active (with a server), waiting for one, idle.";
         MAX_CLIENTS: Gauge "pgusher_max_clients" [] "", "Most clients at once, listen.max_clients.";
         CLIENT_LOGINS: Counter "pgusher_client_logins_total" ["result"] "", "Clients that came, and what became of them.";
@@ -89,6 +92,8 @@ catalogue! {
         BUILD_INFO: Gauge "pgusher_build_info" ["version"] "", "1; which version this is.";
         DRAINING: Gauge "pgusher_draining" [] "", "1 once it has been told to end.";
         READY: Gauge "pgusher_ready" [] "", "1 while /readyz says yes.";
+        RELOAD_SUCCESS: Gauge "pgusher_config_reload_success" [] "", "1 if what was read last is what runs.";
+        RELOAD_TIME: Gauge "pgusher_config_last_reload_timestamp_seconds" [] "seconds", "When the configuration was read last, in Unix time.";
         WORKER_BUSY: Gauge "pgusher_worker_busy_ratio" ["worker"] "ratio", "The share of time since the last scrape in which a worker had something to do.";
         HTTP_REJECTIONS: Counter "pgusher_http_rejections_total" [] "", "HTTP connections closed because too many were open.";
         PROCESS_CPU: Counter "process_cpu_seconds_total" [] "seconds", "User and system time of the process.";

@@ -27,6 +27,7 @@ mod extended;
 mod identity;
 mod limits;
 mod listening;
+mod metrics;
 mod odd_servers;
 mod preludes;
 mod prepared;

@@ -26,6 +26,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     target: Target,
+    has_metrics: bool,
 }
 
 impl Builder {
@@ -111,6 +112,12 @@ impl Builder {
         self
     }
 
+    /// Serves metrics and health on a port of its own.
+    pub fn metrics(mut self) -> Self {
+        self.has_metrics = true;
+        self
+    }
+
     /// The configuration as it will be written.
     pub fn toml(&self) -> String {
         let mut toml = String::new();
@@ -132,6 +139,7 @@ impl Builder {
     /// Starts it without waiting: for configurations it should refuse.
     pub fn launch(mut self) -> Pgusher {
         let port = Port::reserve();
+        let metrics = self.has_metrics.then(Port::reserve);
         let address = port.address();
         let directory = tempfile::Builder::new().prefix("pgusher-").tempdir().expect("a directory");
         let target = Target { address: Address::Tcp(address), ..self.target.clone() };
@@ -145,12 +153,16 @@ impl Builder {
             .arg(&config)
             .args(&self.arguments)
             .env("PGUSHER_LISTEN", address.to_string())
+            .env(
+                "PGUSHER_METRICS_LISTEN",
+                metrics.as_ref().map_or("off".into(), |port| port.address().to_string()),
+            )
             .env_remove("PGUSHER_E2E_IDENTITY") // the harness's own, which the program does not know
             .env("RUST_BACKTRACE", "1") // a panic of the pooler is read with its stack
             .envs(self.environment.clone())
             .current_dir(directory.path());
         let process = Background::start(command, &directory.path().join("log"));
-        Pgusher { process, directory, target, _port: port, builder: self }
+        Pgusher { process, directory, target, _port: port, metrics, builder: self }
     }
 }
 
@@ -160,6 +172,7 @@ pub struct Pgusher {
     directory: TempDir,
     target: Target,
     _port: Port,
+    metrics: Option<Port>,
     builder: Builder,
 }
 
@@ -183,6 +196,7 @@ impl Pgusher {
             environment: Vec::new(),
             arguments: Vec::new(),
             target,
+            has_metrics: false,
         };
         for name in ["app", "other", "trusted", "hashed", "cleartext", "postgres"] {
             builder = builder.user(name, name);
@@ -205,10 +219,14 @@ impl Pgusher {
         let config = directory.path().join("pgusher.toml");
         fs::write(&config, toml.replace("LISTEN", &address.to_string())).expect("a configuration file");
         let mut command = tied(env!("CARGO_BIN_EXE_pgusher"), "KILL");
-        command.arg("--config").arg(&config).current_dir(directory.path());
+        command
+            .arg("--config")
+            .arg(&config)
+            .env("PGUSHER_METRICS_LISTEN", "off")
+            .current_dir(directory.path());
         let process = Background::start(command, &directory.path().join("log"));
         let target = Target { address: Address::Tcp(address), ..builder.target.clone() };
-        let mut pgusher = Self { process, directory, target, _port: port, builder };
+        let mut pgusher = Self { process, directory, target, _port: port, metrics: None, builder };
         pgusher.until_listening().await;
         pgusher
     }
@@ -220,6 +238,11 @@ impl Pgusher {
 
     pub fn port(&self) -> u16 {
         self.address().port()
+    }
+
+    /// Where it serves metrics and health.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics.as_ref().expect("a pooler with metrics").address()
     }
 
     /// Its own directory: the configuration, the log, and room for sockets and password files.

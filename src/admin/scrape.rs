@@ -1,0 +1,473 @@
+//! Every number there is, read when somebody looks.
+//!
+//! ```text
+//!  pools, counts, process ──look──► Snapshot ──page──► text
+//!                                    (on the runtime)   (beside it)
+//! ```
+//!
+//! # Promises
+//! - At most `metrics.max_pools` pools have series of their own; the rest is one, `other`, whose counters do not go back when
+//!   one of its pools is forgotten.
+//! - A look takes no lock that a client holds for longer than a few lines.
+//!
+//! # Refuses
+//! To count.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use crate::admin::process::Process;
+use crate::admin::settings::Settings;
+use crate::admin::{Admin, Reload};
+use crate::names::PoolKey;
+use crate::pool::{Closing, Connected, Outcome, Pool, Rejection};
+use crate::proxy::{Cancelled, Departure, Login};
+use crate::telemetry::instruments::{Distribution, Latency, Word};
+use crate::telemetry::metrics::Metric;
+use crate::telemetry::page::{Family, Format, Labels, Page, cut};
+
+/// The states of `pgusher_pool_servers`.
+const SERVER_STATES: [&str; 5] = ["active", "idle", "pinned", "connecting", "cancelling"];
+
+/// The states of `pgusher_clients`.
+const CLIENT_STATES: [&str; 3] = ["active", "waiting", "idle"];
+
+/// The directions of `pgusher_client_bytes_total`.
+const DIRECTIONS: [&str; 2] = ["received", "sent"];
+
+/// The messages of `pgusher_prepared_statement_messages_total`.
+const MESSAGES: [&str; 3] = ["client_parse", "server_parse", "client_bind"];
+
+/// What the pools are called that have no name of their own.
+const OTHER: &str = "other";
+
+/// What is remembered from look to look.
+pub(super) struct Scraper {
+    names: Mutex<Names>,
+    workers: Mutex<Workers>,
+}
+
+impl Scraper {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            names: Mutex::new(Names { most: settings.max_pools, ..Names::default() }),
+            workers: Mutex::new(Workers { since: Instant::now(), busy: Vec::new() }),
+        }
+    }
+
+    /// Reads everything.
+    pub(super) fn look(&self, admin: &Admin) -> Snapshot {
+        let now = Instant::now();
+        let proxy = &admin.proxy;
+        let pools = proxy.pools.all();
+        let read: Vec<_> = pools.iter().map(|pool| (pool.key().clone(), Reading::of(pool, now))).collect();
+        pools.iter().for_each(|pool| pool.pressure().looked_at());
+        let counts = &proxy.counts;
+        Snapshot {
+            pools: self.names.lock().unwrap_or_else(PoisonError::into_inner).name(read),
+            max_clients: proxy.edition().settings.max_clients,
+            reload: (admin.last_reload)(),
+            logins: counts.logins.values(),
+            login: counts.login.read(),
+            departures: counts.departures.values(),
+            cancels: counts.cancels.values(),
+            is_draining: proxy.drain.is_draining(),
+            is_ready: admin.health.readiness(proxy).is_good(),
+            rejections: admin.rejections.value(),
+            workers: self.workers.lock().unwrap_or_else(PoisonError::into_inner).busy_since_last(now),
+        }
+    }
+}
+
+/// What the workers had to do.
+struct Workers {
+    since: Instant,
+    /// Time each has been busy in its life.
+    busy: Vec<Duration>,
+}
+
+impl Workers {
+    /// The share of time since the last look in which each was busy.
+    fn busy_since_last(&mut self, now: Instant) -> Vec<f64> {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let busy: Vec<_> =
+            (0..metrics.num_workers()).map(|worker| metrics.worker_total_busy_duration(worker)).collect();
+        let passed = now.saturating_duration_since(self.since).as_secs_f64().max(1e-3);
+        let before = self.busy.iter().copied().chain(std::iter::repeat(Duration::ZERO));
+        let share = |(busy, before): (&Duration, Duration)| {
+            (busy.saturating_sub(before).as_secs_f64() / passed).clamp(0.0, 1.0)
+        };
+        let shares = busy.iter().zip(before).map(share).collect();
+        (self.busy, self.since) = (busy, now);
+        shares
+    }
+}
+
+/// What a pool had to say.
+#[derive(Clone, Default, Debug)]
+struct Reading {
+    size: usize,
+    max_size: usize,
+    /// By state.
+    servers: [usize; 5],
+    in_use_peak: usize,
+    waiting_peak: usize,
+    /// By state.
+    clients: [usize; 3],
+    oldest_wait: Duration,
+    exhausted: Duration,
+    waits: u64,
+    /// From clients, to clients.
+    bytes: [u64; 2],
+    /// By message.
+    statements: [u64; 3],
+    reuses: u64,
+    rejections: Vec<u64>,
+    wait: Vec<Distribution>,
+    transaction: Distribution,
+    query: Distribution,
+    connect: Distribution,
+    connects: Vec<u64>,
+    closes: Vec<u64>,
+}
+
+impl Reading {
+    fn of(pool: &Pool, now: Instant) -> Self {
+        let (pressure, stats) = (pool.pressure(), pool.stats());
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (lent, pinned, waiting) = (pressure.lent.now(), pressure.pinned.now(), pressure.waiting.now());
+        let clients = pool.clients();
+        let active = lent.min(clients);
+        Self {
+            size: pool.settings().size,
+            max_size: pool.max_size(),
+            servers: [
+                lent.saturating_sub(pinned),
+                pool.servers().1,
+                pinned,
+                pool.connecting(),
+                pressure.cancelling.now(),
+            ],
+            in_use_peak: pressure.lent.peak(),
+            waiting_peak: pressure.waiting.peak(),
+            clients: [active, waiting, clients.saturating_sub(active + waiting)],
+            oldest_wait: pressure.oldest_wait(now),
+            exhausted: pressure.exhausted(now),
+            waits: of(&stats.waits),
+            bytes: [of(&stats.received), of(&stats.sent)],
+            statements: [&stats.client_parses, &stats.server_parses, &stats.binds].map(of),
+            reuses: pressure.reuses.value(),
+            rejections: pressure.rejections.values(),
+            wait: pressure.wait.each().map(Latency::read).collect(),
+            transaction: pressure.transaction.read(),
+            query: pressure.query.read(),
+            connect: pressure.connect.read(),
+            connects: pressure.connects.values(),
+            closes: pressure.closes.values(),
+        }
+    }
+
+    /// Servers that somebody has, or that are on their way to or from somebody.
+    fn in_use(&self) -> usize {
+        let [active, _, pinned, _, cancelling] = self.servers;
+        active + pinned + cancelling
+    }
+
+    fn utilization(&self) -> f64 {
+        self.in_use() as f64 / self.max_size.max(1) as f64
+    }
+
+    /// The gauges and the counters of both.
+    fn add(&mut self, other: &Self) {
+        self.size += other.size;
+        self.max_size += other.max_size;
+        self.servers.iter_mut().zip(other.servers).for_each(|(count, more)| *count += more);
+        self.in_use_peak += other.in_use_peak;
+        self.waiting_peak += other.waiting_peak;
+        self.clients.iter_mut().zip(other.clients).for_each(|(count, more)| *count += more);
+        self.oldest_wait = self.oldest_wait.max(other.oldest_wait);
+        self.add_counters(other);
+    }
+
+    fn add_counters(&mut self, other: &Self) {
+        self.exhausted += other.exhausted;
+        self.waits += other.waits;
+        self.reuses += other.reuses;
+        self.transaction += &other.transaction;
+        self.query += &other.query;
+        self.bytes.iter_mut().zip(other.bytes).for_each(|(count, more)| *count += more);
+        self.statements.iter_mut().zip(other.statements).for_each(|(count, more)| *count += more);
+        self.connect += &other.connect;
+        add_each(&mut self.rejections, &other.rejections);
+        add_each(&mut self.connects, &other.connects);
+        add_each(&mut self.closes, &other.closes);
+        self.wait.resize(self.wait.len().max(other.wait.len()), Distribution::default());
+        self.wait.iter_mut().zip(&other.wait).for_each(|(wait, more)| *wait += more);
+    }
+}
+
+fn add_each(counts: &mut Vec<u64>, more: &[u64]) {
+    counts.resize(counts.len().max(more.len()), 0);
+    counts.iter_mut().zip(more).for_each(|(count, more)| *count += more);
+}
+
+/// What a pool is called on the page.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Name {
+    database: String,
+    user: String,
+}
+
+impl Name {
+    fn of(key: &PoolKey) -> Self {
+        Self { database: cut(&key.database.to_string()), user: cut(&key.user.to_string()) }
+    }
+
+    fn labels(&self) -> Labels {
+        Labels::of(&[("database", &self.database), ("user", &self.user)])
+    }
+}
+
+/// Which pools have names of their own.
+#[derive(Default)]
+struct Names {
+    most: usize,
+    named: HashSet<PoolKey>,
+    /// The pools that have none, as they were last read.
+    others: HashMap<PoolKey, Reading>,
+    /// The counters of those that are gone.
+    retired: Reading,
+    /// Whether there ever were any.
+    has_others: bool,
+}
+
+impl Names {
+    /// Puts together what is to be seen under each name. A pool keeps the name it got first for as long as it lives.
+    ///
+    /// Two names may look alike once they are made fit to print: then they are one.
+    fn name(&mut self, read: Vec<(PoolKey, Reading)>) -> BTreeMap<Name, Reading> {
+        let living: HashSet<_> = read.iter().map(|(key, _)| key.clone()).collect();
+        self.named.retain(|key| living.contains(key));
+        for (_, gone) in self.others.extract_if(|key, _| !living.contains(key)) {
+            self.retired.add_counters(&gone);
+        }
+        let mut seen: BTreeMap<Name, Reading> = BTreeMap::new();
+        for (key, reading) in read {
+            let is_other = self.others.contains_key(&key);
+            if self.named.contains(&key) || (!is_other && self.named.len() < self.most) {
+                seen.entry(Name::of(&key)).or_default().add(&reading);
+                self.named.insert(key);
+            } else {
+                self.others.insert(key, reading);
+                self.has_others = true;
+            }
+        }
+        if self.has_others {
+            let other = seen.entry(Name { database: OTHER.into(), user: OTHER.into() }).or_default();
+            other.add_counters(&self.retired);
+            self.others.values().for_each(|reading| other.add(reading));
+        }
+        seen
+    }
+}
+
+/// Everything, as it was in one moment.
+pub(super) struct Snapshot {
+    pools: BTreeMap<Name, Reading>,
+    max_clients: usize,
+    reload: Reload,
+    logins: Vec<u64>,
+    login: Distribution,
+    departures: Vec<u64>,
+    cancels: Vec<u64>,
+    is_draining: bool,
+    is_ready: bool,
+    rejections: u64,
+    workers: Vec<f64>,
+}
+
+impl Snapshot {
+    /// As text.
+    pub(super) fn page(&self, format: Format) -> String {
+        let mut page = Page::new(format);
+        self.write_pools(&mut page);
+        self.write_clients(&mut page);
+        self.write_process(&mut page);
+        page.finish()
+    }
+
+    /// One family, with what each pool has to say in it.
+    fn each(&self, page: &mut Page, metric: &Metric, write: impl Fn(&mut Family<'_>, &Labels, &Reading)) {
+        let mut family = page.family(metric);
+        for (name, reading) in &self.pools {
+            write(&mut family, &name.labels(), reading);
+        }
+    }
+
+    fn write_pools(&self, page: &mut Page) {
+        use crate::telemetry::metrics as of;
+        macro_rules! value {
+            ($metric:ident, $value:expr) => {
+                self.each(page, &of::$metric, |family, labels, pool| {
+                    let value: fn(&Reading) -> _ = $value;
+                    family.value(labels, value(pool));
+                })
+            };
+        }
+        macro_rules! words {
+            ($metric:ident, $words:expr, $values:expr) => {
+                self.each(page, &of::$metric, |family, labels, pool| {
+                    let values: fn(&Reading) -> _ = $values;
+                    family.words(labels, $words, values(pool));
+                })
+            };
+        }
+        value!(POOL_SIZE, |pool| pool.size);
+        value!(POOL_MAX_SIZE, |pool| pool.max_size);
+        words!(POOL_SERVERS, &SERVER_STATES, |pool| pool.servers);
+        value!(POOL_SERVERS_PEAK, |pool| pool.in_use_peak);
+        value!(POOL_UTILIZATION, Reading::utilization);
+        value!(POOL_WAITING, |pool| pool.clients[1]);
+        value!(POOL_WAITING_PEAK, |pool| pool.waiting_peak);
+        value!(POOL_OLDEST_WAIT, |pool| pool.oldest_wait.as_secs_f64());
+        value!(POOL_EXHAUSTED, |pool| pool.exhausted.as_secs_f64());
+        value!(POOL_WAITS, |pool| pool.waits);
+        value!(POOL_WAIT_TIMEOUTS, |pool| pool
+            .wait
+            .get(Outcome::TimedOut.index())
+            .map_or(0, Distribution::count));
+        words!(POOL_REJECTIONS, Rejection::WORDS, |pool| pool.rejections.clone());
+        let mut waits = page.family(&of::POOL_WAIT);
+        for (Name { database, user }, pool) in &self.pools {
+            for (outcome, wait) in Outcome::WORDS.iter().zip(&pool.wait) {
+                let labels = Labels::of(&[("database", database), ("user", user), ("outcome", outcome)]);
+                waits.distribution(&labels, wait);
+            }
+        }
+        self.each(page, &of::TRANSACTION, |family, labels, pool| {
+            family.distribution(labels, &pool.transaction);
+        });
+        self.each(page, &of::QUERY, |family, labels, pool| {
+            family.distribution(labels, &pool.query);
+        });
+        self.each(page, &of::SERVER_CONNECT, |family, labels, pool| {
+            family.distribution(labels, &pool.connect);
+        });
+        words!(SERVER_CONNECTS, Connected::WORDS, |pool| pool.connects.clone());
+        words!(SERVER_CLOSES, Closing::WORDS, |pool| pool.closes.clone());
+        value!(SERVER_REUSES, |pool| pool.reuses);
+        words!(BYTES, &DIRECTIONS, |pool| pool.bytes);
+        words!(STATEMENTS, &MESSAGES, |pool| pool.statements);
+        words!(CLIENTS, &CLIENT_STATES, |pool| pool.clients);
+    }
+
+    fn write_clients(&self, page: &mut Page) {
+        use crate::telemetry::metrics as of;
+        let none = Labels::none();
+        page.family(&of::MAX_CLIENTS).value(&none, self.max_clients);
+        page.family(&of::CLIENT_LOGINS).words(&none, Login::WORDS, &self.logins);
+        page.family(&of::CLIENT_LOGIN).distribution(&none, &self.login);
+        page.family(&of::CLIENT_DISCONNECTS).words(&none, Departure::WORDS, &self.departures);
+        page.family(&of::CANCELS).words(&none, Cancelled::WORDS, &self.cancels);
+    }
+
+    fn write_process(&self, page: &mut Page) {
+        use crate::telemetry::metrics as of;
+        let none = Labels::none();
+        let version = Labels::of(&[("version", env!("CARGO_PKG_VERSION"))]);
+        page.family(&of::BUILD_INFO).value(&version, 1);
+        page.family(&of::DRAINING).value(&none, u8::from(self.is_draining));
+        page.family(&of::READY).value(&none, u8::from(self.is_ready));
+        page.family(&of::RELOAD_SUCCESS).value(&none, u8::from(self.reload.is_applied));
+        let at = self.reload.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        page.family(&of::RELOAD_TIME).value(&none, at.as_secs_f64());
+        let mut workers = page.family(&of::WORKER_BUSY);
+        for (worker, share) in self.workers.iter().enumerate() {
+            workers.value(&Labels::of(&[("worker", &worker.to_string())]), share);
+        }
+        page.family(&of::HTTP_REJECTIONS).value(&none, self.rejections);
+        let process = Process::read();
+        maybe(page, &of::PROCESS_CPU, process.cpu_seconds);
+        maybe(page, &of::PROCESS_RESIDENT, process.resident_bytes);
+        maybe(page, &of::PROCESS_VIRTUAL, process.virtual_bytes);
+        maybe(page, &of::PROCESS_FDS, process.open_fds);
+        maybe(page, &of::PROCESS_MAX_FDS, process.max_fds);
+        maybe(page, &of::PROCESS_START, process.start_seconds);
+    }
+}
+
+/// A value of the process, if the system has one.
+fn maybe(page: &mut Page, metric: &Metric, value: Option<impl std::fmt::Display>) {
+    if let Some(value) = value {
+        page.family(metric).value(&Labels::none(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> PoolKey {
+        PoolKey { database: format!("d{number}").as_str().into(), user: "u".into() }
+    }
+
+    fn reading(waits: u64) -> Reading {
+        Reading { waits, size: 1, ..Reading::default() }
+    }
+
+    fn names(most: usize) -> Names {
+        Names { most, ..Names::default() }
+    }
+
+    fn seen(names: &mut Names, pools: &[(usize, u64)]) -> Vec<(String, u64)> {
+        let read = pools.iter().map(|(number, waits)| (key(*number), reading(*waits))).collect();
+        let seen = names.name(read);
+        seen.into_iter().map(|(name, reading)| (name.database, reading.waits)).collect()
+    }
+
+    #[test]
+    fn pools_beyond_the_bound_are_one() {
+        let mut names = names(2);
+
+        let all = seen(&mut names, &[(0, 1), (1, 2), (2, 3), (3, 4)]);
+
+        assert_eq!(all, [("d0".into(), 1), ("d1".into(), 2), ("other".into(), 7)]);
+    }
+
+    #[test]
+    fn the_counters_of_the_rest_never_go_back() {
+        let mut names = names(1);
+        seen(&mut names, &[(0, 1), (1, 5), (2, 7)]);
+
+        let without_one = seen(&mut names, &[(0, 1), (2, 8)]);
+        let without_any = seen(&mut names, &[(0, 1)]);
+
+        assert_eq!(without_one, [("d0".into(), 1), ("other".into(), 13)]);
+        assert_eq!(without_any, [("d0".into(), 1), ("other".into(), 13)]);
+    }
+
+    #[test]
+    fn a_name_that_is_free_again_goes_to_the_next_newcomer_and_not_to_one_who_is_counted_among_the_rest() {
+        let mut names = names(1);
+        seen(&mut names, &[(0, 1), (1, 5)]);
+
+        let then = seen(&mut names, &[(1, 6), (2, 1)]);
+
+        assert_eq!(then, [("d2".into(), 1), ("other".into(), 6)]);
+    }
+
+    #[test]
+    fn names_that_print_alike_are_one_series() {
+        let mut names = names(9);
+        let user = || "other".into();
+        let alike = [&b"\\xff"[..], &b"\xff"[..], &b"other"[..]];
+        let read = alike.map(|name| (PoolKey { database: name.into(), user: user() }, reading(1)));
+
+        let seen = names.name(read.into());
+
+        assert_eq!(seen.len(), 2);
+        assert_eq!(seen.values().map(|reading| reading.waits).sum::<u64>(), 3);
+    }
+}

@@ -1,0 +1,381 @@
+//! Metrics and health, as Prometheus and a kubelet ask for them, and as nobody should.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::port::Port;
+use crate::harness::{DelayProxy, PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
+
+/// What an HTTP server said.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    header: String,
+    body: String,
+}
+
+/// Sends these bytes and reads to the end.
+async fn converse(pgusher: &Pgusher, request: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(pgusher.metrics()).await.expect("it listens");
+    let _ = stream.write_all(request).await; // it may have heard enough before the end
+    let mut said = Vec::new();
+    let reading = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;
+    let _ = reading.expect("it closes"); // a reset is an end as well
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let (header, body) = said.split_once("\r\n\r\n").unwrap_or((&said, ""));
+    let status = header.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Answer { status, header: header.into(), body: body.into() }
+}
+
+async fn get(pgusher: &Pgusher, path: &str) -> Answer {
+    converse(pgusher, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await
+}
+
+/// The numbers, by series as it is written.
+async fn scrape(pgusher: &Pgusher) -> BTreeMap<String, f64> {
+    let answer = get(pgusher, "/metrics").await;
+    assert_eq!(answer.status, 200, "{}", answer.header);
+    let series = answer.body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    series
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').expect("a value");
+            (series.to_owned(), value.parse().expect("a number"))
+        })
+        .collect()
+}
+
+/// A number of the pool of the test's database and `app`.
+fn of_pool(numbers: &BTreeMap<String, f64>, postgres: &Postgres, name: &str, more: &str) -> f64 {
+    let series = format!("pgusher_{name}{{database=\"{}\",user=\"app\"{more}}}", postgres.database());
+    *numbers.get(&series).unwrap_or_else(|| panic!("no {series} in {:#?}", numbers.keys()))
+}
+
+#[tokio::test]
+async fn every_metric_of_the_catalogue_is_served_and_no_other() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres).metrics().start().await;
+    pgusher.client().await.rows("select 1").await;
+
+    let page = get(&pgusher, "/metrics").await;
+
+    let served: Vec<_> = page.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    let catalogue: Vec<_> = pgusher::telemetry::metrics::CATALOGUE
+        .iter()
+        .map(|metric| format!("{} {}", metric.name, metric.kind.word()))
+        .collect();
+    assert_eq!(served, catalogue);
+    assert!(page.header.contains("text/plain; version=0.0.4"), "{}", page.header);
+}
+
+#[tokio::test]
+async fn a_saturated_pool_shows_who_has_servers_and_who_waits() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres).pool_size(2).metrics().start().await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(pgusher.client().await);
+    }
+    for client in &mut clients {
+        client.send([say::query("select pg_sleep(0.6)")]).await;
+    }
+
+    let during = eventually("three wait", PATIENCE, async || {
+        let numbers = scrape(&pgusher).await;
+        let is_full = of_pool(&numbers, &postgres, "pool_waiting_clients", "") == 3.0;
+        let is_old = of_pool(&numbers, &postgres, "pool_oldest_wait_seconds", "") > 0.1;
+        (is_full && is_old).then_some(numbers)
+    })
+    .await;
+    for client in &mut clients {
+        client.read_until_ready().await;
+    }
+    let after = scrape(&pgusher).await;
+
+    let of = |numbers, name, more| of_pool(numbers, &postgres, name, more);
+    assert_eq!(of(&during, "pool_size", ""), 2.0);
+    assert_eq!(of(&during, "pool_servers", ",state=\"active\""), 2.0);
+    assert_eq!(of(&during, "pool_utilization_ratio", ""), 1.0);
+    assert_eq!(of(&during, "clients", ",state=\"active\""), 2.0);
+    assert_eq!(of(&during, "clients", ",state=\"waiting\""), 3.0);
+    assert!((0.1..5.0).contains(&of(&during, "pool_oldest_wait_seconds", "")));
+    assert_eq!(of(&after, "pool_waiting_clients", ""), 0.0);
+    assert_eq!(of(&after, "pool_oldest_wait_seconds", ""), 0.0);
+    assert_eq!(of(&after, "pool_servers", ",state=\"idle\""), 2.0);
+    assert_eq!(of(&after, "clients", ",state=\"idle\""), 5.0);
+    let exhausted = of(&after, "pool_exhausted_seconds_total", "");
+    assert!((0.8..10.0).contains(&exhausted), "{exhausted}");
+    assert_eq!(of(&after, "pool_wait_seconds_count", ",outcome=\"served\""), 6.0, "and one to log in");
+    assert_eq!(of(&after, "transaction_seconds_count", ""), 5.0);
+    assert!(of(&after, "transaction_seconds_sum", "") >= 3.0);
+    assert_eq!(of(&after, "server_connects_total", ",result=\"ok\""), 2.0);
+}
+
+#[tokio::test]
+async fn a_burst_between_two_scrapes_is_not_missed() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres).pool_size(3).metrics().start().await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(pgusher.client().await);
+    }
+    for _ in ["servers are opened", "they are there"] {
+        scrape(&pgusher).await;
+        scrape(&pgusher).await;
+        for client in &mut clients {
+            client.send([say::query("select pg_sleep(0.2)")]).await;
+        }
+        for client in &mut clients {
+            client.read_until_ready().await;
+        }
+    }
+
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let numbers = scrape(&pgusher).await;
+        seen.push(
+            ["pool_waiting_clients_peak", "pool_servers_in_use_peak"]
+                .map(|name| of_pool(&numbers, &postgres, name, "")),
+        );
+    }
+
+    assert_eq!(seen, [[2.0, 3.0], [2.0, 3.0], [0.0, 0.0]], "both of two scrapers see it, then it is over");
+}
+
+#[tokio::test]
+async fn those_who_get_no_server_are_counted_by_why() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres)
+        .pool_size(1)
+        .text("pool", "acquire_timeout", "200ms")
+        .set("pool", "max_waiting", "1")
+        .metrics()
+        .start()
+        .await;
+    let (mut holder, mut late, mut refused) =
+        (pgusher.client().await, pgusher.client().await, pgusher.client().await);
+    holder.rows("begin").await;
+
+    late.send([say::query("select 1")]).await;
+    eventually("one waits", PATIENCE, async || {
+        (of_pool(&scrape(&pgusher).await, &postgres, "pool_waiting_clients", "") == 1.0).then_some(())
+    })
+    .await;
+    let at_once = notation(&refused.query("select 1").await);
+    let too_late = notation(&late.read_until_ready().await);
+    let numbers = scrape(&pgusher).await;
+
+    assert_eq!((at_once.as_str(), too_late.as_str()), ("E(53300) Z(I)", "E(53300) Z(I)"));
+    let of = |name, more| of_pool(&numbers, &postgres, name, more);
+    assert_eq!(of("pool_wait_timeouts_total", ""), 1.0);
+    assert_eq!(of("pool_rejections_total", ",reason=\"queue_full\""), 1.0);
+    assert_eq!(of("pool_wait_seconds_count", ",outcome=\"timed_out\""), 1.0);
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_not_a_pool_that_is_full() {
+    let postgres = Postgres::shared(17).await;
+    let nobody = Port::reserve();
+    let pgusher = Pgusher::before(&postgres)
+        .database("away", nobody.address())
+        .text("pool", "acquire_timeout", "500ms")
+        .metrics()
+        .start()
+        .await;
+
+    let away = pgusher.target().database("away");
+    let refused = Raw::connect(&away.address).await.try_login(&away).await;
+    let numbers = eventually("the attempt has failed", PATIENCE, async || {
+        let numbers = scrape(&pgusher).await;
+        let timed_out = numbers.get("pgusher_pool_wait_timeouts_total{database=\"away\",user=\"app\"}");
+        (timed_out == Some(&1.0)).then_some(numbers)
+    })
+    .await;
+    let (ready, alive) = (get(&pgusher, "/readyz").await, get(&pgusher, "/livez").await);
+
+    assert!(refused.is_err());
+    let of = |name: &str| numbers[&format!("pgusher_{name}")];
+    assert_eq!(of("pool_exhausted_seconds_total{database=\"away\",user=\"app\"}"), 0.0);
+    assert!(of("server_connects_total{database=\"away\",user=\"app\",result=\"unreachable\"}") >= 1.0);
+    assert_eq!((ready.status, alive.status), (200, 200), "the pod stays");
+}
+
+#[tokio::test]
+async fn logins_and_farewells_are_counted_by_how_they_went() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres).text("listen", "auth", "scram-sha-256").metrics().start().await;
+    pgusher.client().await.terminate().await;
+    drop(pgusher.client().await);
+    let wrong = pgusher.target().user("app", "wrong");
+    let refused = Raw::connect(&wrong.address).await.try_login(&wrong).await;
+
+    let numbers = eventually("all are gone", PATIENCE, async || {
+        let numbers = scrape(&pgusher).await;
+        let gone = |reason| numbers[&format!("pgusher_client_disconnects_total{{reason=\"{reason}\"}}")];
+        (gone("client_left") == 1.0 && gone("client_gone") == 1.0).then_some(numbers)
+    })
+    .await;
+
+    assert!(refused.is_err());
+    assert_eq!(numbers["pgusher_client_logins_total{result=\"ok\"}"], 2.0);
+    assert_eq!(numbers["pgusher_client_logins_total{result=\"auth_failed\"}"], 1.0);
+    assert_eq!(numbers["pgusher_client_login_seconds_count"], 2.0);
+}
+
+#[tokio::test]
+async fn openmetrics_is_served_to_those_who_ask_for_it() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres).metrics().start().await;
+    let accept =
+        "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+
+    let page =
+        converse(&pgusher, format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n\r\n").as_bytes()).await;
+
+    assert!(page.header.contains("application/openmetrics-text; version=1.0.0"), "{}", page.header);
+    assert!(page.body.ends_with("# EOF\n"), "{}", page.body);
+    assert!(page.body.contains("# TYPE pgusher_client_logins counter\n"), "{}", page.body);
+}
+
+#[tokio::test]
+async fn it_has_started_when_its_minimum_is_there_and_is_ready_until_it_drains() {
+    let postgres = Postgres::shared(17).await;
+    let proxy = DelayProxy::before(postgres.address(), Duration::ZERO).await;
+    proxy.pause();
+    let mut pgusher = Pgusher::before(&postgres)
+        .via(proxy.address())
+        .of_database("user", "\"app\"")
+        .of_database("password", "\"app\"")
+        .set("pool", "min", "2")
+        .text("pool", "connect_timeout", "20s")
+        .metrics()
+        .start()
+        .await;
+
+    let starting = get(&pgusher, "/startupz").await;
+    proxy.resume();
+    let started = eventually("it has started", PATIENCE, async || {
+        Some(get(&pgusher, "/startupz").await).filter(|answer| answer.status == 200)
+    })
+    .await;
+    let ready = get(&pgusher, "/readyz").await;
+    let mut inside = pgusher.client().await;
+    inside.rows("begin").await;
+    pgusher.terminate();
+    let draining = eventually("it drains", PATIENCE, async || {
+        Some(get(&pgusher, "/readyz").await).filter(|answer| answer.status == 503)
+    })
+    .await;
+    let numbers = scrape(&pgusher).await;
+    let alive = get(&pgusher, "/livez").await;
+    inside.query("commit").await;
+
+    assert_eq!(starting.status, 503);
+    assert!(starting.body.contains("has 0 of 2 servers"), "{}", starting.body);
+    assert_eq!((started.body.as_str(), ready.status), ("started\n", 200));
+    assert!(draining.body.contains("draining"), "{}", draining.body);
+    assert_eq!((numbers["pgusher_draining"], numbers["pgusher_ready"], alive.status), (1.0, 0.0, 200));
+    assert!(pgusher.end().await.success());
+}
+
+#[tokio::test]
+async fn nonsense_is_refused_and_clients_are_served() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres).metrics().start().await;
+    let mut client = pgusher.client().await;
+    let huge = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(1 << 20));
+    let many: String = (0..1_000).map(|number| format!("X-{number}: y\r\n")).collect();
+    let many = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{many}\r\n");
+    let mut random = vec![0; 64 << 10];
+    getrandom::fill(&mut random).expect("random bytes");
+
+    for (request, expected) in [
+        (&b"GET /metrics\r\n\r\n"[..], &[400][..]),
+        (b"\0\0\0\x08\x04\xd2\x16\x2f", &[400, 0]), // an SSLRequest
+        (huge.as_bytes(), &[431, 0]),
+        (many.as_bytes(), &[431, 0]),
+        (&random, &[400, 431, 0]),
+        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", &[404]),
+        (b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", &[404]),
+        (b"DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n", &[405]),
+        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\nx", &[405]),
+        (b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n", &[200]),
+        (b"GET /livez HTTP/1.0\r\n\r\n", &[200]),
+    ] {
+        let answer = converse(&pgusher, request).await;
+        let shown = String::from_utf8_lossy(&request[..request.len().min(40)]).into_owned();
+        assert!(expected.contains(&answer.status), "{shown:?}: {answer:?}");
+    }
+
+    assert_eq!(client.value("select 1").await, "1");
+    assert_eq!(get(&pgusher, "/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn those_who_hold_connections_open_keep_nobody_out() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres).metrics().start().await;
+    let mut client = pgusher.client().await;
+    let mut idlers = Vec::new();
+    for number in 0..200 {
+        let mut idler = TcpStream::connect(pgusher.metrics()).await.expect("it listens");
+        if number % 2 == 0 {
+            let _ = idler.write_all(b"GET /metrics HTTP/1.1\r\nHost: ").await;
+        }
+        idlers.push(idler);
+    }
+
+    let began = Instant::now();
+    let numbers = scrape(&pgusher).await;
+    let answered = began.elapsed();
+    let sockets = pgusher.sockets();
+
+    assert!(answered < Duration::from_secs(2), "{answered:?}");
+    assert!(numbers["pgusher_http_rejections_total"] >= 100.0);
+    assert!(sockets < 60, "{sockets}");
+    assert_eq!(client.value("select 1").await, "1");
+    drop(idlers);
+}
+
+#[tokio::test]
+async fn one_who_speaks_slowly_is_cut_off() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres).metrics().start().await;
+    let mut slow = TcpStream::connect(pgusher.metrics()).await.expect("it listens");
+    let began = Instant::now();
+
+    let cut = async {
+        let mut said = [0; 1];
+        loop {
+            let wrote = slow.write_all(b"G").await;
+            match tokio::time::timeout(Duration::from_millis(100), slow.read(&mut said)).await {
+                Ok(_) => break,
+                Err(_) if wrote.is_err() => break,
+                Err(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, cut).await.expect("it is cut off");
+
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error_at_start() {
+    let postgres = Postgres::shared(17).await;
+    let first = Pgusher::before(&postgres).metrics().start().await;
+
+    let address = first.metrics().to_string();
+    let mut second = Pgusher::before(&postgres).env("PGUSHER_METRICS_LISTEN", &address).launch();
+    let status = second.end().await;
+
+    assert_eq!(status.code(), Some(1));
+    let said = second.log();
+    assert!(
+        said.contains(&format!("cannot serve metrics on {address}: another process listens there")),
+        "{said}"
+    );
+    assert!(said.contains("PGUSHER_METRICS_LISTEN"), "{said}");
+}
