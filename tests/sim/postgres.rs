@@ -490,7 +490,8 @@ impl Postgres {
                 done("ROLLBACK")
             }
             ["SET", "SESSION", "AUTHORIZATION", "DEFAULT"] => done("SET"),
-            ["SET", "LOCAL", "statement_timeout=0"] => done("SET"),
+            ["SET", "LOCAL", "statement_timeout=0"]
+            | ["SET", "LOCAL", "statement_timeout", "TO", "DEFAULT"] => done("SET"),
             ["SET", "LOCAL", name, "=", value] => {
                 self.local.insert(unquoted(name), unquoted(value));
                 done("SET")
@@ -543,10 +544,10 @@ impl Postgres {
             ["SELECT", "pg_catalog.pg_advisory_unlock_all()"] => {
                 Ok(Reply::Rows(vec![vec![String::new()]], "SELECT 1".into()))
             }
-            _ if sql.starts_with("SELECT 'guarded'") => Ok(Reply::Rows(
-                vec![vec!["guarded".into(), "statement_timeout".into(), "0".into()]],
-                "SELECT 1".into(),
-            )),
+            _ if sql.starts_with("SELECT 'guarded'") || sql.starts_with("SELECT 'default'") => {
+                let kind = sql.split('\'').nth(1).unwrap_or_default().to_owned();
+                Ok(Reply::Rows(vec![vec![kind, "statement_timeout".into(), "0".into()]], "SELECT 1".into()))
+            }
             _ if sql.starts_with("SELECT 'setting'") => Ok(self.inspection(sql)),
             _ => panic!("the server was asked {sql:?}"),
         }
