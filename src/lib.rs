@@ -88,7 +88,7 @@
 //! | a message type that PostgreSQL adds | `wire/frame.rs` (the tag), `session/pipeline.rs` (what it owes), `session/exchange/` (what is done) |
 //! | a field of a login message | `wire/startup.rs`, `wire/control.rs` |
 //! | something else that is said before the client's words | `session/inject.rs`, with its step in `session/pipeline.rs` |
-//! | another way to say who the user is | `session/claim.rs`; read from SQL in `session/sql.rs`, from the startup packet in `proxy/entrance.rs` |
+//! | another way to say who the user is | `session/claim.rs`; read from SQL in `session/sql.rs`, from parameters in `session/bound.rs`, from the startup packet in `proxy/entrance.rs` |
 //! | a command answered without a server | `session/sql.rs` (recognised), `session/idle.rs` (answered) |
 //! | session state that pins, or is swept | `session/hold.rs` (its name), `session/inspect.rs` (how it is found and removed), `session/sql.rs` (when to ask) |
 //! | where users' verifiers come from | `proxy/verifiers.rs`; asked of a database: `proxy/auth_query.rs`, over a connection of `pool/asker.rs` |

@@ -12,10 +12,11 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::session::bound::{self, Extent, Meaning};
 use crate::session::client::ClientState;
 use crate::session::exchange::{needed, read_query, refusal, subject};
 use crate::session::settings::{Missing, Mode};
-use crate::session::sql::{Command, Reading, Value};
+use crate::session::sql::{Call, Command, Reading, Value};
 use crate::session::violation::{Refusal, Report, Side, Violation};
 use crate::wire::Buffers;
 use crate::wire::Header;
@@ -43,6 +44,8 @@ enum Answer {
     /// It has been answered, or needs no answer.
     Done,
     Left,
+    /// More of it must come.
+    More,
     Refused(Refusal, Vec<u8>),
     Server,
 }
@@ -75,6 +78,7 @@ pub fn answer(client: &mut ClientState, buffers: &mut Buffers, holds: bool) -> R
         match judge(header, front, client, &mut buffers.outbox, holds).map_err(broken)? {
             Answer::Done => client.discarding = header.len,
             Answer::Left => return Ok(Idle::Left),
+            Answer::More => return Ok(Idle::NeedMore),
             Answer::Refused(refusal, name) => fail(client, buffers, &refusal.report(&name)),
             Answer::Server if !is_known(header.tag) => {
                 return Err(Violation::Unexpected(Side::Client, header.tag));
@@ -140,6 +144,13 @@ fn judge(
         tag::QUERY => on_query(body, front.len() == header.len, client, outbox, holds),
         tag::PARSE if front.len() == header.len => on_parse(body, client, outbox, holds),
         tag::BIND => on_bind(header, body, client, outbox, holds),
+        tag::FUNCTION_CALL => Ok(match bound::of_function(header, body, &client.rules.identity) {
+            None => Answer::More,
+            Some(Meaning::Claim(_) | Meaning::Unclear) => {
+                Answer::Refused(Refusal::IdentityUnclear, Vec::new())
+            }
+            Some(Meaning::Plain | Meaning::Sets(_)) => Answer::Server,
+        }),
         tag::DESCRIBE => Ok(on_describe(frontend::target(header.tag, body)?, client, outbox, holds)),
         tag::EXECUTE => {
             let portal = frontend::execute(body)?;
@@ -172,7 +183,7 @@ fn on_query(
 ) -> Result<Answer, Malformed> {
     let reading = read_query(body, is_whole, client)?;
     if let Some(command) = reading.command.as_ref().filter(|command| is_ours(command, client, holds)) {
-        if let Command::SelectIdentity(_, Value::Parameter(_)) = command {
+        if command.is_bound() {
             // There is no parameter in a Query: the server says so.
             return Ok(Answer::Server);
         }
@@ -226,16 +237,20 @@ fn on_parse(
     Ok(Answer::Done)
 }
 
+/// What was read of the statement of this name, if we know; refused if there is no such name.
+fn reading<'a>(name: &[u8], client: &'a ClientState) -> Result<Option<&'a Reading>, Answer> {
+    match (name, client.unnamed(), client.statement(name)) {
+        (b"", unnamed, _) => Ok(unnamed.map(|unnamed| &unnamed.reading)),
+        (_, _, Some(named)) => Ok(Some(&named.reading)),
+        (_, _, None) if client.rules.server_statements == 0 => Ok(None),
+        (_, _, None) => Err(Answer::Refused(Refusal::UnknownStatement, name.to_vec())),
+    }
+}
+
 /// The command behind a statement name, if it is one we answer; refused if there is no such name.
 fn command(name: &[u8], client: &ClientState, holds: bool) -> Result<Option<Command>, Answer> {
-    let reading: &Reading = match (name, client.unnamed(), client.statement(name)) {
-        (b"", Some(unnamed), _) => &unnamed.reading,
-        (b"", None, _) => return Ok(None),
-        (_, _, Some(named)) => &named.reading,
-        (_, _, None) if client.rules.server_statements == 0 => return Ok(None),
-        (_, _, None) => return Err(Answer::Refused(Refusal::UnknownStatement, name.to_vec())),
-    };
-    Ok(reading.command.clone().filter(|command| is_ours(command, client, holds)))
+    let command = reading(name, client)?.and_then(|reading| reading.command.as_ref());
+    Ok(command.filter(|command| is_ours(command, client, holds)).cloned())
 }
 
 fn on_bind(
@@ -247,18 +262,27 @@ fn on_bind(
 ) -> Result<Answer, Malformed> {
     let wrong = Malformed::Body { tag: header.tag };
     let bind = Bind::read(body).ok_or(wrong)?;
-    let command = match command(bind.statement, client, holds) {
-        Ok(Some(command)) => command,
+    let reading = match reading(bind.statement, client) {
+        Ok(Some(reading)) => reading,
         Ok(None) => return Ok(Answer::Server),
         Err(refused) => return Ok(refused),
     };
-    let values = body.get(bind.names..).unwrap_or_default();
-    let command = match command {
-        Command::SelectIdentity(nth, Value::Parameter(number)) => {
-            let value = parameter(values, number).ok_or(wrong)?;
-            Command::SelectIdentity(nth, Value::Literal(value.to_vec()))
+    let unclear = || Ok(Answer::Refused(Refusal::IdentityUnclear, bind.statement.to_vec()));
+    let command = match Extent::of(header, body) {
+        _ if !reading.needs_parameters() => reading.command.clone(),
+        Extent::More => return Ok(Answer::More),
+        Extent::TooLong => return unclear(),
+        Extent::Whole => {
+            let given = body.get(bind.names..).unwrap_or_default();
+            match bound::meaning(reading, given, header.tag, &client.rules.identity)? {
+                Meaning::Claim(command) => Some(command),
+                Meaning::Plain | Meaning::Sets(_) => None,
+                Meaning::Unclear => return unclear(),
+            }
         }
-        command => command,
+    };
+    let Some(command) = command.filter(|command| is_ours(command, client, holds)) else {
+        return Ok(Answer::Server);
     };
     client.set_portal(bind.portal, command);
     write::bind_complete(outbox);
@@ -275,43 +299,40 @@ fn on_describe(target: Target<'_>, client: &ClientState, outbox: &mut BytesMut, 
     };
     let Some(described) = described else { return Answer::Server };
     if let Target::Statement(_) = target {
-        match described {
-            Command::SelectIdentity(_, Value::Parameter(number)) => text_parameters(outbox, number),
-            _ => text_parameters(outbox, 0),
+        match &described {
+            Command::SelectIdentity(_, Value::Parameter(number)) => parameters(outbox, *number, None),
+            Command::SelectBound(call) => parameters(outbox, most_of(call), call.is_local),
+            _ => parameters(outbox, 0, None),
         }
     }
     match described {
-        Command::SelectIdentity(..) => write::row_description(outbox, &["set_config"]),
+        Command::SelectBound(_) | Command::SelectIdentity(..) => {
+            write::row_description(outbox, &["set_config"])
+        }
         _ => write::no_data(outbox),
     }
     Answer::Done
 }
 
-/// ParameterDescription of so many texts (type 25).
-fn text_parameters(outbox: &mut BytesMut, count: u16) {
+/// The highest number of a parameter.
+fn most_of(call: &Call) -> u16 {
+    let value = match call.value {
+        Value::Literal(_) => 0,
+        Value::Parameter(number) => number,
+    };
+    value.max(call.variable.err().unwrap_or(0)).max(call.is_local.unwrap_or(0))
+}
+
+/// ParameterDescription of so many texts, one of them perhaps a boolean.
+fn parameters(outbox: &mut BytesMut, count: u16, boolean: Option<u16>) {
+    const BOOL: u32 = 16;
+    const TEXT: u32 = 25;
     outbox.put_u8(crate::wire::frame::backend::PARAMETER_DESCRIPTION);
     outbox.put_u32(6u32.saturating_add(u32::from(count).saturating_mul(4)));
     outbox.put_u16(count);
-    for _ in 0..count {
-        outbox.put_u32(25);
+    for number in 1..=count {
+        outbox.put_u32(if boolean == Some(number) { BOOL } else { TEXT });
     }
-}
-
-/// The bound value of this number, from what follows the names in a Bind; NULL is the empty value.
-fn parameter(values: &[u8], number: u16) -> Option<&[u8]> {
-    let (formats, rest) = values.split_first_chunk::<2>()?;
-    let rest = rest.get(usize::from(u16::from_be_bytes(*formats)).checked_mul(2)?..)?;
-    let (count, mut rest) = rest.split_first_chunk::<2>()?;
-    for index in 1..=u16::from_be_bytes(*count) {
-        let (len, after) = rest.split_first_chunk::<4>()?;
-        let len = usize::try_from(i32::from_be_bytes(*len)).unwrap_or(0);
-        let (value, after) = after.split_at_checked(len)?;
-        if index == number {
-            return Some(value);
-        }
-        rest = after;
-    }
-    None
 }
 
 /// Whether a command is answered here, for this client, now.
@@ -320,6 +341,7 @@ fn is_ours(command: &Command, client: &ClientState, holds: bool) -> bool {
         Command::Deallocate(name) => client.statement(name).is_some(),
         Command::DeallocateAll => client.rules.server_statements > 0 && client.pins.is_empty(),
         Command::DiscardAll | Command::ResetAll => !holds && client.rules.mode != Mode::Session,
+        Command::SelectBound(_) => client.rules.identity.enabled,
         Command::ResetIdentity { .. } | Command::SelectIdentity(..) | Command::SetIdentity(..) => true,
     }
 }
@@ -358,7 +380,7 @@ fn run(command: &Command, client: &mut ClientState, outbox: &mut BytesMut) -> An
             write::data_row(outbox, &[Some(value)]);
             b"SELECT 1"
         }
-        Command::SelectIdentity(_, Value::Parameter(_)) => return Answer::Server,
+        Command::SelectBound(_) | Command::SelectIdentity(_, Value::Parameter(_)) => return Answer::Server,
         Command::SetIdentity(nth, value) => {
             if let Err(refusal) = client.claim.set(*nth, value, &settings.identity) {
                 return Answer::Refused(refusal, Vec::new());

@@ -14,6 +14,7 @@
 //! [`idle::answer`] until it says `NeedServer`; [`Exchange::begin`] on a leased server; [`Exchange::advance`] after every
 //! change of a buffer until it gives an [`Outcome`]; [`Exchange::abandon`] when the client is gone.
 
+pub mod bound;
 pub mod claim;
 pub mod client;
 pub mod exchange;

@@ -21,15 +21,19 @@ use crate::session::sql::tokens::{Token, Tokens, unquote};
 
 /// What a text might do, as a set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Hints(u8);
+pub struct Hints(u16);
 
 impl Hints {
     /// Opens a transaction block.
     pub const BEGIN: Self = Self(1);
     /// Puts session state away; it cannot make any.
     pub const CLEANS: Self = Self(2);
+    /// Sets what only its parameters, or what it runs, could tell.
+    pub const COMPUTES: Self = Self(256);
     /// Sets the identity variable for the session, in a text that does more than that.
     pub const IDENTITY: Self = Self(4);
+    /// Has a variable of the identity among its strings; only while it is being read.
+    const MENTIONS: Self = Self(512);
     /// Runs what cannot be read here: DO, CALL, EXECUTE, a setting whose name is computed.
     pub const OPAQUE: Self = Self(128);
     /// Puts every setting back: the identity goes with them.
@@ -44,6 +48,11 @@ impl Hints {
     /// Both.
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// The first without the second.
+    const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` are here.
@@ -66,6 +75,17 @@ pub enum Value {
     Parameter(u16),
 }
 
+/// `SELECT set_config(variable, value, is_local)` of which more is bound than the value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Call {
+    /// The variable: the identity's, or the parameter of this number.
+    pub variable: Result<Nth, u16>,
+    /// The value.
+    pub value: Value,
+    /// The parameter that says whether it is for the transaction only; `None` is `false`.
+    pub is_local: Option<u16>,
+}
+
 /// A text that is one command of those the pooler may answer itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -84,6 +104,8 @@ pub enum Command {
         /// Whether it was written as a SET: the command tag says so too.
         is_set: bool,
     },
+    /// `SELECT set_config(...)`, perhaps of the identity: known when it is bound.
+    SelectBound(Call),
     /// `SELECT set_config(variable, value, false)` of the identity.
     SelectIdentity(Nth, Value),
     /// `SET variable = value` of the identity.
@@ -91,9 +113,18 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it is about the identity.
+    /// Whether it is about the identity, whatever is bound.
     pub fn is_identity(&self) -> bool {
-        matches!(self, Self::ResetIdentity { .. } | Self::SelectIdentity(..) | Self::SetIdentity(..))
+        match self {
+            Self::ResetIdentity { .. } | Self::SelectIdentity(..) | Self::SetIdentity(..) => true,
+            Self::SelectBound(call) => call.variable.is_ok(),
+            Self::Deallocate(_) | Self::DeallocateAll | Self::DiscardAll | Self::ResetAll => false,
+        }
+    }
+
+    /// Whether it has parameters.
+    pub fn is_bound(&self) -> bool {
+        matches!(self, Self::SelectBound(_) | Self::SelectIdentity(_, Value::Parameter(_)))
     }
 }
 
@@ -128,6 +159,13 @@ pub struct Reading {
     pub custom: Vec<Vec<u8>>,
 }
 
+impl Reading {
+    /// Whether what it does can be told only with the parameters it is bound to.
+    pub fn needs_parameters(&self) -> bool {
+        self.hints.has(Hints::COMPUTES) || self.command.as_ref().is_some_and(Command::is_bound)
+    }
+}
+
 /// Reads `text`; the variables of `identity` are those whose commands are ours.
 pub fn read(text: &[u8], identity: &IdentitySettings) -> Reading {
     let mut reading = Reading::default();
@@ -151,6 +189,10 @@ pub fn read(text: &[u8], identity: &IdentitySettings) -> Reading {
             reading.hints = reading.hints.with(Hints::IDENTITY);
         }
     }
+    if reading.hints.has(Hints::COMPUTES.with(Hints::MENTIONS)) {
+        reading.hints = reading.hints.with(Hints::IDENTITY);
+    }
+    reading.hints = reading.hints.without(Hints::MENTIONS);
     reading
 }
 
@@ -166,12 +208,16 @@ fn statement(
     let rewind = *tokens;
     let (hints, command) = match () {
         () if is("select") => {
-            let command = if identity.enabled { select_identity(tokens, identity) } else { None };
-            if command.is_some() {
-                (Hints::SETS, command)
-            } else {
-                *tokens = rewind;
-                (Hints::default(), None)
+            let command = select_identity(tokens, identity);
+            match &command {
+                Some(Command::SelectBound(Call { variable: Err(_), .. })) => {
+                    (Hints::OPAQUE.with(Hints::COMPUTES), command)
+                }
+                Some(_) => (Hints::SETS, command),
+                None => {
+                    *tokens = rewind;
+                    (Hints::default(), None)
+                }
             }
         }
         () if is("set") => set(tokens, identity, &mut reading.custom),
@@ -184,7 +230,7 @@ fn statement(
         () if is("do") || is("call") => (Hints::OPAQUE, None),
         () if is("execute") => {
             note_reserved(tokens, Reserved::Used, &mut reading.reserved);
-            (Hints::OPAQUE, None)
+            (Hints::OPAQUE.with(Hints::COMPUTES), None)
         }
         () if is("prepare") && tokens.peek_word().is_some_and(|word| eq(word, "transaction")) => {
             (Hints::default(), None)
@@ -214,6 +260,12 @@ fn rest(token: Token<'_>, tokens: &mut Tokens<'_>, identity: &IdentitySettings, 
     let word = match token {
         Token::Word(word) => word,
         Token::Quoted(name) => name,
+        Token::String(text) | Token::Dollar(text) => {
+            if identity.position(text).is_some() {
+                reading.hints = reading.hints.with(Hints::MENTIONS);
+            }
+            return;
+        }
         Token::Escaped => {
             reading.hints = reading.hints.with(Hints::OPAQUE);
             return;
@@ -250,15 +302,25 @@ fn contains(word: &[u8], part: &[u8]) -> bool {
 
 /// After `set_config`: for the session, for the transaction, and of which variable.
 fn set_config(tokens: &Tokens<'_>, identity: &IdentitySettings, custom: &mut Vec<Vec<u8>>) -> Hints {
+    let computed = Hints::OPAQUE.with(Hints::COMPUTES);
     let mut look = *tokens;
     if look.next() != Some(Token::Symbol(b'(')) {
-        return Hints::OPAQUE;
+        return computed;
     }
     let name = look.next();
-    let names_it = |token| matches!(token, Token::String(text) if identity.position(text).is_some());
+    // `'a' || 'b'`, and `'a'` with more of the string on the next line, are other names than the first piece of them.
+    let is_all_of_it = {
+        let mut look = look;
+        look.cast();
+        look.symbol(b',').is_some()
+    };
+    let names_it = |token| match token {
+        Token::String(text) | Token::Dollar(text) => identity.position(text).is_some(),
+        _ => false,
+    };
     let mut mentions =
         name.is_some_and(|token| names_it(token) || (identity.enabled && token == Token::Escaped));
-    let (mut depth, mut last) = (1usize, None);
+    let (mut depth, mut last) = (1usize, [None; 3]);
     for token in look.by_ref() {
         mentions |= names_it(token);
         match token {
@@ -269,20 +331,28 @@ fn set_config(tokens: &Tokens<'_>, identity: &IdentitySettings, custom: &mut Vec
         if depth == 0 {
             break;
         }
-        last = Some(token);
+        let [_, before, latest] = last;
+        last = [before, latest, Some(token)];
     }
-    if matches!(last, Some(Token::Word(word)) if eq(word, "true")) {
+    if is_true(last) {
         return Hints::default();
     }
     match name {
         // Also by a named argument, or in escapes that are not read here: then it might be.
         _ if mentions => Hints::SETS.with(Hints::IDENTITY),
-        Some(Token::String(text)) => {
+        Some(Token::String(text) | Token::Dollar(text)) if is_all_of_it => {
             note_custom(text, custom);
             Hints::SETS
         }
-        _ => Hints::OPAQUE,
+        _ => computed,
     }
+}
+
+/// Whether a last argument is `true` and nothing but that: `not true` ends with the same word.
+fn is_true(last: [Option<Token<'_>>; 3]) -> bool {
+    let [before, sign, Some(Token::Word(word))] = last else { return false };
+    let is_named = [before, sign] == [Some(Token::Symbol(b'=')), Some(Token::Symbol(b'>'))];
+    eq(word, "true") && (is_named || sign == Some(Token::Symbol(b',')))
 }
 
 /// Keeps `name` if it is of two parts.
@@ -292,39 +362,52 @@ fn note_custom(name: &[u8], custom: &mut Vec<Vec<u8>>) {
     }
 }
 
-/// `SELECT set_config('variable', value, false)` and no more.
+/// `SELECT set_config(variable, value, is_local)` and no more, where it is of the identity or may be.
 fn select_identity(tokens: &mut Tokens<'_>, identity: &IdentitySettings) -> Option<Command> {
-    let mut word = tokens.name()?;
-    if word == b"pg_catalog" {
+    let word = tokens.next()?;
+    if word.is_name("pg_catalog") {
         tokens.symbol(b'.')?;
-        word = tokens.name()?;
-    }
-    if word != b"set_config" {
+        if !tokens.next()?.is_name("set_config") {
+            return None;
+        }
+    } else if !word.is_name("set_config") {
         return None;
     }
     tokens.symbol(b'(')?;
-    let Token::String(name) = tokens.next()? else { return None };
-    let nth = identity.position(name)?;
+    let variable = match tokens.next()? {
+        Token::String(name) | Token::Dollar(name) => Ok(identity.position(name)?),
+        Token::Parameter(number) => Err(number),
+        _ => return None,
+    };
     tokens.cast();
     tokens.symbol(b',')?;
     let value = match tokens.next()? {
+        Token::Dollar(text) => Value::Literal(text.to_vec()),
         Token::String(text) => Value::Literal(unquote(text, b'\'')),
         Token::Parameter(number) => Value::Parameter(number),
         _ => return None,
     };
     tokens.cast();
     tokens.symbol(b',')?;
-    match tokens.next()? {
-        Token::Word(word) if eq(word, "false") => {}
+    let is_local = match tokens.next()? {
+        Token::Parameter(number) => Some(number),
+        Token::Word(word) if eq(word, "false") => None,
         _ => return None,
-    }
+    };
+    tokens.cast();
     tokens.symbol(b')')?;
     if let Some(alias) = tokens.peek_word() {
         // `AS name` changes the answer's column: not ours to supply.
         let _ = alias;
         return None;
     }
-    tokens.is_end().then_some(Command::SelectIdentity(nth, value))
+    if !tokens.is_end() {
+        return None;
+    }
+    Some(match (variable, is_local) {
+        (Ok(nth), None) => Command::SelectIdentity(nth, value),
+        _ => Command::SelectBound(Call { variable, value, is_local }),
+    })
 }
 
 /// After `SET`.
@@ -359,7 +442,7 @@ fn set(
         }
         // A name in escapes might be the identity's.
         (None, None) if identity.enabled => return (Hints::SETS.with(Hints::IDENTITY), None),
-        (None, None) => return (Hints::SETS, None),
+        (None, None) => return (Hints::SETS.with(Hints::OPAQUE), None),
     };
     *tokens = look;
     let unclear = (Hints::SETS.with(Hints::IDENTITY), None);
@@ -369,6 +452,7 @@ fn set(
         _ => return unclear,
     }
     let command = match tokens.next() {
+        Some(Token::Dollar(text)) => Command::SetIdentity(nth, text.to_vec()),
         Some(Token::String(text)) => Command::SetIdentity(nth, unquote(text, b'\'')),
         Some(Token::Quoted(text)) => Command::SetIdentity(nth, unquote(text, b'"')),
         Some(Token::Word(word)) if eq(word, "default") => Command::ResetIdentity { nth, is_set: true },
@@ -661,6 +745,46 @@ mod tests {
         assert_eq!(command("RESET ALL"), Some(Command::ResetAll));
         assert_eq!(command("reset all; select 1"), None);
         assert!(hints("select 1; reset all").has(Hints::RESETS_IDENTITY));
+    }
+
+    #[test]
+    fn a_setting_is_named_by_all_of_its_string() {
+        for text in [
+            "select set_config('my.' || 'var', 'x', false)",
+            "select set_config('my.'\n'var', 'x', false)",
+            "select set_config(lower('MY.VAR'), 'x', false)",
+            "select set_config('my.var', 'x', not true)",
+            "set U&\"my.var\" = 'x'",
+        ] {
+            let reading = reading(text);
+            assert!(
+                reading.hints.any(Hints::OPAQUE.with(Hints::IDENTITY)) || reading.custom == [b"my.var"],
+                "{text}"
+            );
+        }
+        assert_eq!(hints("select set_config('my.var', 'x', is_local => true)"), Hints::default());
+        assert_eq!(
+            command("set app.current_user_id = $$o''k$$"),
+            Some(Command::SetIdentity(Nth::MAIN, b"o''k".into()))
+        );
+    }
+
+    #[test]
+    fn what_only_mentions_the_identity_is_no_command_on_it() {
+        for text in [
+            "select current_setting('app.current_user_id')",
+            "insert into t values ('app.current_user_id')",
+            "select set_config('app.current_user_id', $1, true)",
+        ] {
+            assert_eq!(hints(text), Hints::default(), "{text}");
+        }
+        for text in [
+            "select set_config(n, 'x', false) from (values ('app.current_user_id')) v(n)",
+            "select 'app.current_user_id' as n; select set_config(n, 'x', false) from t",
+            "execute p('app.current_user_id', 'x')",
+        ] {
+            assert!(hints(text).has(Hints::IDENTITY), "{text}");
+        }
     }
 
     #[test]

@@ -79,6 +79,60 @@ impl<'a> Bind<'a> {
     }
 }
 
+/// The parameters of a Bind, or the arguments of a FunctionCall.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    formats: &'a [u8],
+    values: &'a [u8],
+    count: u16,
+}
+
+impl<'a> Given<'a> {
+    /// Reads what follows the names of a whole Bind, or the function of a whole FunctionCall.
+    pub fn read(body: &'a [u8]) -> Option<Self> {
+        let (count, rest) = body.split_first_chunk::<2>()?;
+        let (formats, rest) =
+            rest.split_at_checked(usize::from(u16::from_be_bytes(*count)).checked_mul(2)?)?;
+        let (count, values) = rest.split_first_chunk::<2>()?;
+        let given = Self { formats, values, count: u16::from_be_bytes(*count) };
+        (given.iter().count() == usize::from(given.count)).then_some(given)
+    }
+
+    /// The values in order; NULL is `None`. It ends early where the body does.
+    pub fn iter(self) -> impl Iterator<Item = Option<&'a [u8]>> {
+        let mut rest = self.values;
+        (0..self.count).map_while(move |_| {
+            let (len, after) = rest.split_first_chunk::<4>()?;
+            let Ok(len) = usize::try_from(i32::from_be_bytes(*len)) else {
+                rest = after;
+                return Some(None);
+            };
+            let (value, after) = after.split_at_checked(len)?;
+            rest = after;
+            Some(Some(value))
+        })
+    }
+
+    /// The value of this number, from 1; `None` if there are not so many.
+    pub fn value(self, number: u16) -> Option<Option<&'a [u8]>> {
+        self.iter().nth(usize::from(number).checked_sub(1)?)
+    }
+
+    /// Whether the value of this number is in binary format.
+    pub fn is_binary(self, number: u16) -> bool {
+        // None is text for all, one is for all, else each has its own.
+        let at =
+            if self.formats.len() == 2 { 0 } else { usize::from(number).saturating_sub(1).saturating_mul(2) };
+        self.formats.get(at..).is_some_and(|format| format.starts_with(&[0, 1]))
+    }
+}
+
+/// The function of a FunctionCall, and what follows it.
+pub fn function(body: &[u8]) -> Option<(u32, &[u8])> {
+    let (function, rest) = body.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*function), rest))
+}
+
 /// The target of a Describe or a Close.
 ///
 /// # Errors
@@ -141,6 +195,29 @@ mod tests {
     fn a_bind_is_read_as_soon_as_its_names_are_there() {
         assert_eq!(Bind::read(b"p\0s"), None);
         assert_eq!(Bind::read(b"p\0s\0\0"), Some(Bind { portal: b"p", statement: b"s", names: 4 }));
+    }
+
+    #[test]
+    fn values_are_read_with_their_formats() {
+        let given = Given::read(b"\0\0\0\x03\0\0\0\x01a\xff\xff\xff\xff\0\0\0\0\0\0").unwrap();
+
+        assert_eq!(given.iter().collect::<Vec<_>>(), [Some(&b"a"[..]), None, Some(b"")]);
+        assert_eq!((given.value(1), given.value(2)), (Some(Some(&b"a"[..])), Some(None)));
+        assert_eq!((given.value(0), given.value(4)), (None, None));
+        assert!(!given.is_binary(1) && !given.is_binary(0));
+        let one_for_all = Given::read(b"\0\x01\0\x01\0\0").unwrap();
+        assert!(one_for_all.is_binary(1) && one_for_all.is_binary(7));
+        let each = Given::read(b"\0\x02\0\0\0\x01\0\0").unwrap();
+        assert!(!each.is_binary(1) && each.is_binary(2) && !each.is_binary(3));
+    }
+
+    #[test]
+    fn values_that_are_cut_short_are_none() {
+        let whole = b"\0\x01\0\0\0\x01\0\0\0\x02ab";
+        for end in 0..whole.len() {
+            assert!(Given::read(&whole[..end]).is_none(), "{end}");
+        }
+        assert!(Given::read(whole).is_some());
     }
 
     #[test]

@@ -258,7 +258,7 @@ on_every_major! {
         let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
         client.ask([say::parse("s", "select set_config($1, $2, $3)"), say::sync()]).await;
 
-        for (name, value) in [("work_mem", "5MB"), ("statement_timeout", "9s")] {
+        for (name, value) in [("work_mem", "5MB"), ("statement_timeout", "9s"), ("My.Bound", "mine")] {
             let given = [Some(name), Some(value), Some("false")];
             let answer = client.ask([say::bind("", "s", &given), say::execute("", 0), say::sync()]).await;
             assert!(answer.ends_with("D C(SELECT 1) Z(I)"), "{answer}");
@@ -267,6 +267,39 @@ on_every_major! {
             assert_eq!(seen, [value, value]);
         }
         assert_eq!(on_each_server(&pgusher, &mut other, LEFT).await, ["nothing", "nothing"]);
+    }
+
+    async fn a_setting_whose_name_cannot_be_read_reaches_nobody_else(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+        let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
+        let arguments = [Some(&b"my.var"[..]), Some(b"leaked"), Some(b"f")];
+
+        for words in [
+            say::query("select set_config('my.' || 'var', 'leaked', false)"),
+            say::query("select set_config('my.'\n'var', 'leaked', false)"),
+            say::query("select set_config('my.var', 'leaked', not true)"),
+            say::query("set U&\"my\".U&\"v\\0061r\" = 'leaked'"),
+            say::function_call(2078, &arguments),
+        ] {
+            let answer = client.ask([words.clone()]).await;
+            assert!(!answer.contains("E("), "{words:?}: {answer}");
+
+            assert_eq!(other.value(LEFT).await, "nothing", "{words:?}");
+            client.rows("discard all").await;
+        }
+    }
+
+    async fn a_lock_taken_by_a_function_call_keeps_its_server(postgres: Postgres) {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+        let (mut client, mut other) = (pgusher.client().await, pgusher.client().await);
+
+        client.ask([say::function_call(2880, &[Some(b"7")])]).await; // pg_advisory_lock(bigint)
+        other.send([say::query("select 1")]).await;
+        other.expect_silence(A_WHILE).await;
+        client.ask([say::function_call(2884, &[Some(b"7")])]).await; // pg_advisory_unlock(bigint)
+
+        assert_eq!(notation(&other.read_until_ready().await), "T D C(SELECT 1) Z(I)");
+        assert_eq!(other.value(LEFT).await, "nothing");
     }
 
     async fn a_set_in_a_transaction_holds_as_postgresql_says(postgres: Postgres) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
+use crate::session::bound::{self, Extent, Meaning};
 use crate::session::client::ClientState;
 use crate::session::exchange::{Exchange, Phase, Rest, Segment, Undo, Unit};
 use crate::session::mutation::{self, Mutation};
@@ -19,7 +20,7 @@ use crate::session::pipeline::{Answer, Origin, Owed};
 use crate::session::prepared::{Known, Named, ServerName, Statement};
 use crate::session::server::ServerState;
 use crate::session::settings::{Mode, Rules, SetPolicy, StatePolicy};
-use crate::session::sql::{Command, Hints, Reading, Reserved, Value};
+use crate::session::sql::{Command, Hints, Reading, Reserved};
 use crate::session::transaction::Status;
 use crate::session::violation::{Refusal, Side, Violation};
 use crate::wire::Buffers;
@@ -67,6 +68,7 @@ pub(in crate::session) fn needed(header: Header, front: &[u8], rules: &Rules) ->
     };
     match header.tag {
         tag::QUERY => Ok(header.len.min(rules.retained.max(HEADER))),
+        tag::FUNCTION_CALL => Ok(header.len.min(HEADER + 4)), // which function
         tag::PARSE if header.len <= rules.client_statement_bytes => Ok(header.len),
         tag::PARSE | tag::BIND => {
             let body = front.get(HEADER..).unwrap_or_default();
@@ -270,12 +272,7 @@ impl Exchange {
         self.is_tainted |= self.is_copying_in;
         match header.tag {
             tag::QUERY => self.on_query(header, body, client, outbox).map_err(broken),
-            tag::FUNCTION_CALL => {
-                self.end_unit(Unit::Query);
-                self.end_segment();
-                self.pipeline.push(Owed::client(Answer::Query));
-                Ok(Move::Pass)
-            }
+            tag::FUNCTION_CALL => Ok(self.on_function_call(header, body, client, outbox)),
             tag::PARSE if header.len > client.rules.client_statement_bytes => {
                 Ok(self.on_long_parse(body, client, outbox))
             }
@@ -332,16 +329,12 @@ impl Exchange {
             None => read_query(body, is_whole, client)?,
         };
         // There is no parameter in a Query: the server says so.
-        reading.command.take_if(|command| matches!(command, Command::SelectIdentity(_, Value::Parameter(_))));
+        reading.command.take_if(|command| command.is_bound());
         match self.judge(&reading, client) {
             Judgement::Hold => return Ok(Move::Hold),
             Judgement::Pass => {}
             Judgement::Refuse(refusal) => {
-                self.end_unit(Unit::Query);
-                self.refused.push_back(subject(&reading, b"").into());
-                write::query(outbox, POISON);
-                self.pipeline.push(Owed::client(Answer::Query).by(Origin::Refused(refusal)));
-                return Ok(Move::Drop);
+                return Ok(self.refuse_query(refusal, subject(&reading, b""), outbox));
             }
         }
         if let Some(Command::Deallocate(name)) = &reading.command
@@ -362,6 +355,44 @@ impl Exchange {
         self.end_unit(Unit::Query);
         self.pipeline.push(Owed::client(Answer::Query));
         Ok(Move::Pass)
+    }
+
+    /// Any function may be called, so what it does is asked of the server.
+    fn on_function_call(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        client: &mut ClientState,
+        outbox: &mut BytesMut,
+    ) -> Move {
+        let mut reading = Reading { hints: Hints::OPAQUE, ..Reading::default() };
+        match bound::of_function(header, body, &client.rules.identity) {
+            None => return Move::Hold,
+            Some(Meaning::Claim(_) | Meaning::Unclear) => {
+                reading.hints = reading.hints.with(Hints::IDENTITY);
+            }
+            Some(Meaning::Plain) => {}
+            Some(Meaning::Sets(name)) => reading.custom.push(name),
+        }
+        match self.judge(&reading, client) {
+            Judgement::Hold => return Move::Hold,
+            Judgement::Pass => {}
+            Judgement::Refuse(refusal) => return self.refuse_query(refusal, b"", outbox),
+        }
+        self.note(reading);
+        self.end_unit(Unit::Query);
+        self.end_segment();
+        self.pipeline.push(Owed::client(Answer::Query));
+        Move::Pass
+    }
+
+    /// Makes the server fail in the client's place at a Query or a FunctionCall.
+    fn refuse_query(&mut self, refusal: Refusal, name: &[u8], outbox: &mut BytesMut) -> Move {
+        self.end_unit(Unit::Query);
+        self.refused.push_back(name.into());
+        write::query(outbox, POISON);
+        self.pipeline.push(Owed::client(Answer::Query).by(Origin::Refused(refusal)));
+        Move::Drop
     }
 
     /// A Query or a FunctionCall ends what came without a Sync before it; what that makes of the transaction differs by version.
@@ -496,7 +527,7 @@ impl Exchange {
             self.pipeline.push(Owed::client(Answer::Bind));
             return Ok(self.bind_to(b"", &bind, header, outbox));
         }
-        match self.judge_bound(bind.statement, client) {
+        match self.judge_bound(&bind, header, body, client)? {
             Judgement::Hold => return Ok(Move::Hold),
             Judgement::Pass => {}
             Judgement::Refuse(refusal) => return Ok(self.refuse(refusal, bind.statement, outbox)),
@@ -696,6 +727,15 @@ impl Exchange {
     fn judge(&self, reading: &Reading, client: &ClientState) -> Judgement {
         let is_open = self.status != Status::Idle;
         if !concerns_identity(reading) {
+            // What may turn out to be a claim when it is bound is answered by the pooler, where it can be.
+            let may_claim = matches!(&reading.command, Some(Command::SelectBound(_)));
+            if may_claim
+                && client.rules.identity.enabled
+                && self.segment == Segment::Synced
+                && !self.knows_its_block()
+            {
+                return Judgement::Hold;
+            }
             return Judgement::of(refusal(reading, client, is_open));
         }
         match (self.segment, self.knows_its_block()) {
@@ -710,17 +750,57 @@ impl Exchange {
 
     /// The same when a statement that was judged long ago is bound: it may have been inside a block then, and a name in it
     /// may have been the client's own.
-    fn judge_bound(&self, name: &[u8], client: &ClientState) -> Judgement {
-        let reading = match name {
+    fn judge_bound(
+        &mut self,
+        bind: &Bind<'_>,
+        header: Header,
+        body: &[u8],
+        client: &ClientState,
+    ) -> Result<Judgement, Malformed> {
+        let reading = match bind.statement {
             b"" => client.unnamed().map(|unnamed| &unnamed.reading),
             name => client.statement(name).map(|named| &*named.reading),
         };
-        match reading {
-            Some(reading) if concerns_identity(reading) || reading.reserved.is_some() => {
-                self.judge(reading, client)
-            }
-            _ => Judgement::Pass,
+        let Some(reading) = reading else { return Ok(Judgement::Pass) };
+        if reading.needs_parameters() {
+            return self.judge_parameters(reading, bind, header, body, client);
         }
+        if concerns_identity(reading) || reading.reserved.is_some() {
+            return Ok(self.judge(reading, client));
+        }
+        Ok(Judgement::Pass)
+    }
+
+    /// The same of a statement that only its parameters make one on the identity, or not.
+    fn judge_parameters(
+        &mut self,
+        reading: &Reading,
+        bind: &Bind<'_>,
+        header: Header,
+        body: &[u8],
+        client: &ClientState,
+    ) -> Result<Judgement, Malformed> {
+        let given = body.get(bind.names..).unwrap_or_default();
+        let meaning = match Extent::of(header, body) {
+            Extent::More => return Ok(Judgement::Hold),
+            Extent::TooLong => Meaning::Unclear,
+            Extent::Whole => bound::meaning(reading, given, header.tag, &client.rules.identity)?,
+        };
+        Ok(match meaning {
+            Meaning::Claim(command) => {
+                let reading = Reading { command: Some(command), ..reading.clone() };
+                self.judge(&reading, client)
+            }
+            Meaning::Plain => Judgement::Pass,
+            Meaning::Sets(name) => {
+                self.custom.push(name);
+                Judgement::Pass
+            }
+            Meaning::Unclear => {
+                let hints = reading.hints.with(Hints::IDENTITY);
+                self.judge(&Reading { command: None, hints, ..reading.clone() }, client)
+            }
+        })
     }
 
     /// Whether the last status still says if the next message is inside a transaction block: nothing that could have

@@ -15,6 +15,8 @@ use memchr::{memchr, memchr2};
 /// A piece of SQL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Token<'a> {
+    /// Between dollar quotes, as it is.
+    Dollar(&'a [u8]),
     /// A string or name with escapes, whose content is not known.
     Escaped,
     Number(&'a [u8]),
@@ -22,10 +24,21 @@ pub(super) enum Token<'a> {
     Parameter(u16),
     /// Between double quotes, not unescaped.
     Quoted(&'a [u8]),
-    /// Between single quotes, not unescaped; dollar quotes too.
+    /// Between single quotes, not unescaped.
     String(&'a [u8]),
     Symbol(u8),
     Word(&'a [u8]),
+}
+
+impl Token<'_> {
+    /// Whether PostgreSQL folds it to `name`, which has no quotes in it.
+    pub(super) fn is_name(self, name: &str) -> bool {
+        match self {
+            Self::Word(word) => word.eq_ignore_ascii_case(name.as_bytes()),
+            Self::Quoted(quoted) => quoted == name.as_bytes(),
+            _ => false,
+        }
+    }
 }
 
 /// The pieces of a text, comments and white space left out.
@@ -136,12 +149,12 @@ impl<'a> Tokens<'a> {
             if self.left().starts_with(tag) {
                 let end = self.at;
                 self.at += tag.len();
-                return Token::String(self.text.get(start..end).unwrap_or_default());
+                return Token::Dollar(self.text.get(start..end).unwrap_or_default());
             }
             self.at += 1;
         }
         self.at = self.text.len();
-        Token::String(self.text.get(start..).unwrap_or_default())
+        Token::Dollar(self.text.get(start..).unwrap_or_default())
     }
 
     fn word(&mut self) -> Token<'a> {
@@ -196,11 +209,13 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Skips `::text` or `::varchar`.
+    /// Skips `::text`, `::varchar`, `::bool` or `::boolean`.
     pub(super) fn cast(&mut self) {
         let mut look = *self;
         let colons = look.symbol(b':').and_then(|()| look.symbol(b':'));
-        if colons.is_some() && matches!(look.name().as_deref(), Some(b"text" | b"varchar")) {
+        if colons.is_some()
+            && matches!(look.name().as_deref(), Some(b"text" | b"varchar" | b"bool" | b"boolean"))
+        {
             *self = look;
         }
     }

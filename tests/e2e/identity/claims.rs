@@ -280,6 +280,96 @@ contract! {
         stage.nobody_acted_as_another().await;
     }
 
+    /// Section 2: the name of the variable may be bound too; then only the Bind says what the statement is.
+    async fn a_claim_whose_variable_is_bound_is_kept_per_client(setting: Setting) {
+        let stage = setting.stage().await;
+        let (mut a, mut b) = stage.pair().await;
+
+        for (text, values) in [
+            ("select set_config($1, $2, false)", &[Some("app.current_user_id"), Some(B)][..]),
+            ("SELECT pg_catalog.set_config($1::text, $2::text, false);", &[Some("APP.current_user_id"), Some(B)]),
+            ("select \"pg_catalog\".\"set_config\"($2, $1, $3)", &[Some(B), Some("app.current_user_id"), Some("f")]),
+            ("select set_config('app.current_user_id', $1, $2)", &[Some(B), Some("false")]),
+        ] {
+            let units = [
+                vec![say::extended(text, values), say::sync()],
+                vec![say::parse("", text), say::describe_statement(""), say::bind("", "", values), say::execute("", 0), say::sync()],
+                vec![say::parse("s", text), say::bind("p", "s", values), say::execute("p", 0), say::close_statement("s"), say::sync()],
+                vec![say::query(ME), say::extended(text, values), say::sync()],
+            ];
+            for unit in units {
+                let count = unit.iter().filter(|message| matches!(message.first(), Some(b'Q' | b'S'))).count();
+                a.send(unit).await;
+                let answer = a.read_until_ready_times(count).await;
+                assert_eq!(first_column(&answer).last().map(String::as_str), Some(B), "{text}: {}", notation(&answer));
+                is(&mut a, B).await;
+                is(&mut b, B).await;
+                a.rows("reset app.current_user_id").await;
+                is(&mut a, A).await;
+            }
+            // Prepared once, bound to this and to that.
+            a.ask([say::parse("s", text), say::describe_statement("s"), say::sync()]).await;
+            for _ in 0..2 {
+                a.ask([say::bind("", "s", values), say::execute("", 0), say::sync()]).await;
+                is(&mut a, B).await;
+                a.rows("reset app.current_user_id").await;
+            }
+            // In a transaction it is PostgreSQL's own, and ends with it.
+            a.rows("begin").await;
+            let answer = a.ask([say::bind("", "s", values), say::execute("", 0), say::sync()]).await;
+            assert_eq!(answer, "2 D C(SELECT 1) Z(T)", "{text}");
+            assert_eq!(me(&mut a).await, B);
+            a.rows("commit").await;
+            is(&mut a, A).await;
+            a.ask([say::close_statement("s"), say::sync()]).await;
+        }
+
+        stage.nobody_acted_as_another().await;
+    }
+
+    /// 48, where the variable is bound, or called by number.
+    async fn a_bound_variable_that_is_not_understood_is_refused(setting: Setting) {
+        let stage = setting.stage().await;
+        let (mut a, mut b) = stage.pair().await;
+        let values = [Some("App.Current_User_Id"), Some(B)];
+
+        for text in [
+            "select set_config($1, $2, false) as who",
+            "select set_config($1, $2, false), 1",
+            "select set_config($1, $2, 'f')",
+            "select set_config($1, $2, not true)",
+            "select set_config(lower($1), $2, false)",
+            "select set_config(n, $2, false) from (values ($1)) v(n)",
+            "select (select set_config($1, $2, false))",
+            "with x as (select set_config($1, $2, false)) select * from x",
+        ] {
+            for name in ["", "s"] {
+                let unit = [say::parse(name, text), say::bind("", name, &values), say::execute("", 0), say::sync()];
+                let answer = a.ask(unit).await;
+                assert!(answer.ends_with("E(0A000) Z(I)"), "{text}: {answer}");
+                is(&mut a, A).await;
+                is(&mut b, B).await;
+                a.ask([say::close_statement(name), say::sync()]).await;
+            }
+        }
+        let arguments = [values[0].map(str::as_bytes), values[1].map(str::as_bytes), Some(&b"f"[..])];
+        assert_eq!(a.ask([say::function_call(2078, &arguments)]).await, "E(0A000) Z(I)");
+        is(&mut a, A).await;
+        is(&mut b, B).await;
+        // What sets something else is passed on, and what is for the transaction.
+        let local = [values[0], values[1], Some("true")];
+        let answer = a.ask([say::extended("select set_config($1, $2, $3)", &local), say::sync()]).await;
+        assert!(answer.ends_with("C(SELECT 1) Z(I)"), "{answer}");
+        is(&mut a, A).await;
+        let other = [Some("work_mem"), Some("5MB")];
+        let answer = a.ask([say::extended("select set_config($1, $2, false), 1", &other), say::sync()]).await;
+        assert!(answer.ends_with("C(SELECT 1) Z(I)"), "{answer}");
+        assert_eq!(a.value("show work_mem").await, "5MB");
+        assert_eq!(b.value("show work_mem").await, "4MB");
+
+        stage.nobody_acted_as_another().await;
+    }
+
     /// 46, a part of it that is quick; the whole is in the storm.
     async fn a_client_that_is_somebody_else_each_time_is_that_each_time(setting: Setting) {
         let stage = setting.stage_with(|pgusher| pgusher.pool_size(2)).await;
