@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use pgusher::auth::Secret;
+use pgusher::hashing::Hashing;
 use pgusher::names::{PoolKey, ServerId};
 use pgusher::pool::{Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Upstream};
 use pgusher::session::claim::Claim;
@@ -363,6 +364,7 @@ fn pool(port: u16) -> Arc<Pool> {
     let pools = Pools::new(Shared {
         next_server: AtomicU64::new(1),
         secrets: Secrets::default(),
+        hashing: Arc::new(Hashing::new()),
         tuning: RwLock::default(),
         total: RwLock::default(),
     });

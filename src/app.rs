@@ -22,6 +22,7 @@ use crate::admin::{self, Admin, Reload, http};
 use crate::auth::Salts;
 use crate::cli::Flags;
 use crate::config::Config;
+use crate::hashing::Hashing;
 use crate::net::listen::Listener;
 use crate::pool::{Cap, Pools, Secrets, Shared};
 use crate::proxy::Proxy;
@@ -111,6 +112,7 @@ async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError>
     let pools = pools(&config);
     let proxy = Arc::new(Proxy::new(edition(&config, &pools), Arc::new(pools), salts));
     drop(tokio::spawn(proxy.pools.clone().sweep()));
+    proxy.prepare_listed();
     proxy.warm();
     let settings = config.metrics.clone();
     let reloader = Arc::new(Reloader::new(flags, config, proxy.clone(), log));
@@ -207,6 +209,7 @@ pub(crate) fn pools(config: &Config) -> Pools {
     Pools::new(Shared {
         next_server: AtomicU64::new(1),
         secrets: Secrets::default(),
+        hashing: Arc::new(Hashing::new()),
         tuning: RwLock::new(tuning(config)),
         total: RwLock::new(config.max_servers.map(|most| Arc::new(Cap::new(most)))),
     })

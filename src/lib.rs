@@ -20,7 +20,7 @@
 //!           │
 //!   pool ───┴─── drain                         servers kept and lent; counting those who are still served
 //!    │
-//!   net            telemetry (beside all of these: the log, what counts)
+//!   net, hashing   telemetry (beside all of these: the log, what counts)
 //!    │
 //!  ──┼───────────────────────────────────────  below is PURE: no tokio, clock, log, file, thread
 //!    │
@@ -44,6 +44,7 @@
 //! | [`session`] | who may say what now, and what it means for the pool; every decision is made here |
 //! | [`net`] | sockets and their buffers |
 //! | [`pool`] | servers made, kept, lent and closed (over deadpool) |
+//! | [`hashing`] | keys from passwords, away from the threads that serve queries |
 //! | [`drain`] | who is still being served when we are told to end |
 //! | [`proxy`] | clients, from accept to farewell |
 //! | [`admin`] | metrics and health over HTTP |
@@ -170,6 +171,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod drain;
+pub mod hashing;
 pub mod import;
 pub mod names;
 pub mod net;

@@ -50,15 +50,16 @@ const ROWS: &[Row] = &[
             "zeroize",
         ],
     },
+    Row { room: "hashing", inside: &["auth"], outside: &["moka", "tokio", "tracing"] },
     Row {
         room: "pool",
-        inside: &["names", "wire", "auth", "session", "net", "telemetry"],
+        inside: &["names", "wire", "auth", "hashing", "session", "net", "telemetry"],
         outside: &["bytes", "deadpool", "getrandom", "moka", "tokio", "tracing", "zeroize"],
     },
     Row { room: "drain", inside: &["telemetry"], outside: &["tokio", "tracing"] },
     Row {
         room: "proxy",
-        inside: &["names", "wire", "auth", "session", "net", "pool", "drain", "telemetry"],
+        inside: &["names", "wire", "auth", "hashing", "session", "net", "pool", "drain", "telemetry"],
         outside: &["bytes", "getrandom", "moka", "subtle", "tokio", "tracing"],
     },
     Row {
@@ -78,6 +79,7 @@ const ROWS: &[Row] = &[
             "names",
             "wire",
             "auth",
+            "hashing",
             "session",
             "telemetry",
             "net",

@@ -27,6 +27,8 @@ pub use scram::ScramError;
 pub use scram::ScramKeys;
 pub use scram::ScramVerifier;
 pub use secret::BadVerifier;
+pub use secret::Fingerprint;
+pub use secret::Fingerprints;
 pub use secret::Salts;
 pub use secret::Secret;
 pub use secret::Verifier;

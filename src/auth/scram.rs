@@ -149,8 +149,7 @@ impl ScramVerifier {
 
     /// The verifier of a password.
     pub fn derive(password: &[u8], salt: &[u8], iterations: u32) -> Self {
-        let keys = ScramKeys::derive(password, salt, iterations);
-        Self::from_parts(salt, iterations, sha256(&keys.client_key), keys.server_key)
+        Self::of_keys(&ScramKeys::derive(password, salt, iterations))
     }
 
     /// Reads `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` (`parse_scram_secret`, `auth-scram.c`).
@@ -180,10 +179,14 @@ impl ScramVerifier {
         self.iterations
     }
 
-    /// Checks a password sent in the clear, at the price of its iterations.
+    /// The verifier of the password that these keys are of.
+    pub fn of_keys(keys: &ScramKeys) -> Self {
+        Self::from_parts(&keys.salt, keys.iterations, sha256(&keys.client_key), keys.server_key.clone())
+    }
+
+    /// Whether these are the keys of its password.
     #[must_use]
-    pub fn accepts_password(&self, password: &[u8]) -> bool {
-        let keys = ScramKeys::derive(password, &self.salt, self.iterations);
+    pub fn accepts_keys(&self, keys: &ScramKeys) -> bool {
         sha256(&keys.client_key).as_slice().ct_eq(self.stored_key.as_slice()).into()
     }
 }
@@ -772,7 +775,7 @@ mod tests {
                     WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
         let verifier = ScramVerifier::parse(good.as_bytes()).unwrap();
 
-        assert!(verifier.accepts_password(b"pencil"));
+        assert!(verifier.accepts_keys(&ScramKeys::derive(b"pencil", verifier.salt(), verifier.iterations())));
         for cut in 0..good.len() {
             assert!(ScramVerifier::parse(&good.as_bytes()[..cut]).is_none());
         }

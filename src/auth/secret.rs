@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 use crate::auth::NoRandomness;
 use crate::auth::password::Md5Hash;
 use crate::auth::scram::DEFAULT_ITERATIONS;
+use crate::auth::scram::ScramKeys;
 use crate::auth::scram::ScramVerifier;
 use crate::auth::scram::hmac_sha256;
 
@@ -97,7 +98,17 @@ impl Plaintext {
         &self.password
     }
 
-    /// The SCRAM verifier for `user`, derived on the first call (a few thousand hashes) and kept.
+    /// Whether there is a SCRAM verifier already.
+    pub fn is_prepared(&self) -> bool {
+        self.scram.get().is_some()
+    }
+
+    /// Makes the SCRAM verifier of keys that were derived from this password, where that blocks nobody.
+    pub fn prepare(&self, keys: &ScramKeys) {
+        self.scram.get_or_init(|| ScramVerifier::of_keys(keys));
+    }
+
+    /// The SCRAM verifier for `user`; derived here and now (a few thousand hashes) if it is not prepared.
     pub fn scram(&self, salts: &Salts, user: &[u8]) -> &ScramVerifier {
         self.scram.get_or_init(|| {
             ScramVerifier::derive(self.password.expose(), &salts.salt_for(user), DEFAULT_ITERATIONS)
@@ -127,13 +138,14 @@ impl Verifier {
         Ok(Self::Plaintext(Arc::new(Plaintext { password: secret.clone(), scram: OnceLock::new() })))
     }
 
-    /// Checks a password sent in the clear, whatever is stored. Against a SCRAM verifier this costs its iterations.
+    /// Checks a password sent in the clear, whatever is stored; `keys` are the password's, for the salt and count of
+    /// a SCRAM verifier.
     #[must_use]
-    pub fn accepts_password(&self, password: &Secret, user: &[u8]) -> bool {
+    pub fn accepts(&self, password: &Secret, keys: &ScramKeys, user: &[u8]) -> bool {
         match self {
             Self::Md5(hash) => *hash == Md5Hash::derive(password.expose(), user),
             Self::Plaintext(plain) => plain.password == *password,
-            Self::Scram(verifier) => verifier.accepts_password(password.expose()),
+            Self::Scram(verifier) => verifier.accepts_keys(keys),
         }
     }
 }
@@ -198,6 +210,34 @@ impl Salts {
     }
 }
 
+/// Names for what was derived from passwords, that tell nothing about them without the key.
+pub struct Fingerprints(Zeroizing<[u8; 32]>);
+
+/// One such name.
+pub type Fingerprint = [u8; 32];
+
+impl Fingerprints {
+    /// With a key that nobody knows.
+    pub fn random() -> Result<Self, NoRandomness> {
+        let mut key = Zeroizing::new([0; 32]);
+        getrandom::fill(key.as_mut_slice()).map_err(|_| NoRandomness)?;
+        Ok(Self(key))
+    }
+
+    /// The name of what a password becomes with this salt and count.
+    pub fn of(&self, password: &Secret, salt: &[u8], iterations: u32) -> Fingerprint {
+        // Lengths first: nothing of the password is taken for the salt.
+        let (length, iterations) = ((salt.len() as u64).to_be_bytes(), iterations.to_be_bytes());
+        *hmac_sha256(&self.0, &[&length, &iterations, salt, password.expose()])
+    }
+}
+
+impl fmt::Debug for Fingerprints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprints(…)")
+    }
+}
+
 impl fmt::Debug for Salts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Salts(…)")
@@ -242,8 +282,12 @@ mod tests {
         let all = [verifier("pencil").unwrap(), md5, Verifier::Scram(scram)];
 
         for verifier in all {
-            assert!(verifier.accepts_password(&Secret::from("pencil"), b"ann"));
-            assert!(!verifier.accepts_password(&Secret::from("pencils"), b"ann"));
+            let accepts = |password: &str| {
+                let keys = ScramKeys::derive(password.as_bytes(), b"salt", 10);
+                verifier.accepts(&Secret::from(password), &keys, b"ann")
+            };
+            assert!(accepts("pencil"));
+            assert!(!accepts("pencils"));
         }
     }
 

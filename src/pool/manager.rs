@@ -18,7 +18,8 @@ use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::auth::{ChannelBinding, Credential, ScramKeys, Secret, Verifier};
+use crate::auth::{ChannelBinding, Credential, ScramKeys, Verifier};
+use crate::hashing::Hashing;
 use crate::names::{Database, PoolKey, ServerId, User};
 use crate::net::connect::{self, Tuning};
 use crate::net::{Peer, Stream};
@@ -41,18 +42,12 @@ pub struct Shared {
     pub next_server: AtomicU64,
     /// Passwords from files.
     pub secrets: Secrets,
+    /// Keys from passwords.
+    pub hashing: Arc<Hashing>,
     /// How connections are tuned.
     pub tuning: RwLock<Tuning>,
     /// Servers over all pools.
     pub total: RwLock<Option<Arc<Cap>>>,
-}
-
-/// SCRAM keys, and what they were derived from.
-struct Derived {
-    password: Secret,
-    salt: Box<[u8]>,
-    iterations: u32,
-    keys: ScramKeys,
 }
 
 /// The caps a pool's servers count against, from the narrowest to the widest.
@@ -89,8 +84,6 @@ pub(super) struct Manager {
     heirs: Heirs,
     /// What the last client of this pool proved itself with, for pools without a password of their own.
     credential: Mutex<Option<Credential>>,
-    /// SCRAM keys derived from the password, by salt and count: the derivation is meant to be slow.
-    keys: Mutex<Option<Derived>>,
     /// Bounds the connections being opened at once.
     opening: Arc<Places>,
     /// Connections being opened.
@@ -139,7 +132,6 @@ impl Manager {
             glance,
             heirs: Heirs::default(),
             credential: Mutex::default(),
-            keys: Mutex::default(),
             connecting: AtomicUsize::new(0),
             pressure: Pressure::default(),
             last_host: AtomicUsize::new(0),
@@ -299,32 +291,22 @@ impl Manager {
                     }
                 }
                 Progress::NeedsKeys { salt, iterations } => {
-                    let keys = self.keys(&login, credential.as_ref(), salt, iterations)?;
+                    let keys = self.keys(credential.as_ref(), &salt, iterations).await?;
                     login.with_keys(&keys, &mut peer.buffers.outbox).map_err(ConnectError::Login)?;
                 }
             }
         }
     }
 
-    /// Keys for this salt and count, derived once for as long as the password stays the same.
-    fn keys(
+    /// Keys for this salt and count.
+    async fn keys(
         &self,
-        login: &Login,
         credential: Option<&Credential>,
-        salt: Box<[u8]>,
+        salt: &[u8],
         iterations: u32,
     ) -> Result<ScramKeys, ConnectError> {
-        let Some(Credential::Password(password)) = credential else {
-            return login.derive_keys().ok_or(ConnectError::NoPassword);
-        };
-        let mut derived = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |of: &&Derived| of.salt == salt && of.iterations == iterations && of.password == *password;
-        if let Some(known) = derived.as_ref().filter(fits) {
-            return Ok(known.keys.clone());
-        }
-        let keys = login.derive_keys().ok_or(ConnectError::NoPassword)?;
-        *derived = Some(Derived { password: password.clone(), salt, iterations, keys: keys.clone() });
-        Ok(keys)
+        let Some(Credential::Password(password)) = credential else { return Err(ConnectError::NoPassword) };
+        self.shared.hashing.keys(password, salt, iterations).await.ok_or(ConnectError::Closed)
     }
 
     fn server(&self, peer: Peer, address: Address, established: Established, recipe: &Recipe) -> Server {

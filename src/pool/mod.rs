@@ -52,6 +52,7 @@ pub use settings::{Host, PasswordSource, Settings, Upstream};
 pub use statements::Statements;
 pub use stats::{Stats, Tally};
 
+use crate::hashing::Hashing;
 use crate::names::PoolKey;
 use crate::net::connect::Tuning;
 use crate::pool::lease::Granted;
@@ -594,6 +595,11 @@ impl Pools {
                 None => pool.retire(),
             }
         }
+    }
+
+    /// Where keys come from, for all pools.
+    pub fn hashing(&self) -> &Arc<Hashing> {
+        &self.shared.hashing
     }
 
     /// A connection beside all pools, to ask questions of our own.

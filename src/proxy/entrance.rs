@@ -126,12 +126,7 @@ async fn open(proxy: &Proxy, edition: &Edition, peer: &mut Peer) -> Result<Prove
         let step = opening.on_input(&mut buffers.inbox, &mut buffers.outbox);
         let step = match step {
             Ok(step) => step,
-            Err(error) => {
-                if let (OpeningError::WrongPassword(user), Some((found, _))) = (&error, &proven) {
-                    edition.verifiers.doubt(&found.request.database, user).await;
-                }
-                return Err(refuse(peer, &error));
-            }
+            Err(error) => return Err(fail(edition, peer, proven.as_ref(), &error).await),
         };
         match step {
             Step::Cancel(key) => return Err(Arrival::Cancel(key, None)),
@@ -141,9 +136,20 @@ async fn open(proxy: &Proxy, edition: &Edition, peer: &mut Peer) -> Result<Prove
             }
             Step::LookUp(request) => {
                 let (method, verifier, found) = look_up(edition, request).await;
+                if edition.verifiers.has_news() {
+                    proxy.prepare_listed();
+                }
+                prepare(proxy, method, &found.request.user, verifier.as_ref()).await;
                 let answered = opening.on_verifier(method, verifier.clone(), &mut peer.buffers.outbox);
                 answered.map_err(|error| refuse(peer, &error))?;
                 proven = Some((found, verifier));
+            }
+            Step::NeedsKeys { password, salt, iterations } => {
+                let keys = proxy.pools.hashing().keys(&password, &salt, iterations).await;
+                let keys = keys.ok_or(Arrival::Lost(Login::ClientGone))?;
+                if let Err(error) = opening.with_keys(&keys) {
+                    return Err(fail(edition, peer, proven.as_ref(), &error).await);
+                }
             }
             Step::NeedMore => {
                 peer.drain().await.map_err(|_| Arrival::Lost(Login::ClientGone))?;
@@ -160,6 +166,25 @@ async fn open(proxy: &Proxy, edition: &Edition, peer: &mut Peer) -> Result<Prove
             }
         }
     }
+}
+
+/// Refuses; and if it is for a wrong password, what is known of the user may not be true any more.
+async fn fail(
+    edition: &Edition,
+    peer: &mut Peer,
+    proven: Option<&(Proven, Option<Verifier>)>,
+    error: &OpeningError,
+) -> Arrival {
+    if let (OpeningError::WrongPassword(user), Some((found, _))) = (error, proven) {
+        edition.verifiers.doubt(&found.request.database, user).await;
+    }
+    refuse(peer, error)
+}
+
+/// Has the SCRAM verifier of a plaintext secret made, if that is what the client will be checked against.
+async fn prepare(proxy: &Proxy, method: Method, user: &User, verifier: Option<&Verifier>) {
+    let (Method::ScramSha256, Some(Verifier::Plaintext(plain))) = (method, verifier) else { return };
+    crate::proxy::prepare(user.as_bytes(), plain, &proxy.salts, proxy.pools.hashing()).await;
 }
 
 fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {

@@ -31,8 +31,11 @@ pub use counts::{Cancelled, Counts, Departure, Login};
 pub use settings::{AuthQuerySettings, DatabaseEntry, Settings, UserEntry};
 pub use verifiers::Verifiers;
 
-use crate::auth::Salts;
+use crate::auth::scram::DEFAULT_ITERATIONS;
+use crate::auth::secret::Plaintext;
+use crate::auth::{Method, Salts};
 use crate::drain::Drain;
+use crate::hashing::Hashing;
 use crate::names::ClientId;
 use crate::net::Stream;
 use crate::net::connect::Tuning;
@@ -120,6 +123,7 @@ impl Proxy {
         self.pools.set_tuning(edition.tuning);
         self.pools.reconfigure(|key| edition.catalog.recipe(key));
         self.clients.wake_all();
+        self.prepare_listed();
     }
 
     /// Opens the minimum of every pool that can log in by itself.
@@ -142,6 +146,21 @@ impl Proxy {
         }
     }
 
+    /// Makes the SCRAM verifiers of listed users, one after the other: or the first login of each would take longer than a
+    /// stranger's, and tell that there is such a user.
+    pub fn prepare_listed(&self) {
+        let edition = self.edition();
+        if edition.settings.auth != Method::ScramSha256 {
+            return;
+        }
+        let (salts, hashing) = (self.salts.clone(), self.pools.hashing().clone());
+        drop(tokio::spawn(async move {
+            for (user, plain) in edition.verifiers.plaintexts() {
+                prepare(&user, &plain, &salts, &hashing).await;
+            }
+        }));
+    }
+
     fn welcome(self: Arc<Self>, stream: Stream) {
         let tuning = self.edition().tuning;
         if let Err(error) = stream.tune(tuning.keepalive, tuning.user_timeout) {
@@ -160,5 +179,15 @@ impl Proxy {
     /// Tells every client to leave at once.
     pub fn expel(&self) {
         self.clients.order_all(Order::Die);
+    }
+}
+
+/// Makes the SCRAM verifier of a plaintext secret, once.
+async fn prepare(user: &[u8], plain: &Plaintext, salts: &Salts, hashing: &Hashing) {
+    if plain.is_prepared() {
+        return;
+    }
+    if let Some(keys) = hashing.keys(plain.password(), &salts.salt_for(user), DEFAULT_ITERATIONS).await {
+        plain.prepare(&keys);
     }
 }

@@ -11,9 +11,10 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::auth::secret::Plaintext;
 use crate::auth::userlist;
 use crate::auth::{Secret, Verifier};
 use crate::names::{Database, User};
@@ -30,6 +31,8 @@ pub struct Verifiers {
 #[derive(Default)]
 struct Listed {
     stamp: Option<(SystemTime, u64)>,
+    /// Whether users were read that nobody has asked about yet.
+    is_news: bool,
     users: HashMap<Vec<u8>, Verifier>,
 }
 
@@ -58,6 +61,17 @@ impl Verifiers {
         self.queries.of(database.as_bytes())?.find(user.as_bytes()).await
     }
 
+    /// The listed users whose secret is a password, not a verifier.
+    pub(super) fn plaintexts(&self) -> Vec<(Vec<u8>, Arc<Plaintext>)> {
+        let listed = self.refreshed();
+        let all = self.configured.iter().chain(&listed.users);
+        all.filter_map(|(user, verifier)| match verifier {
+            Verifier::Plaintext(plain) => Some((user.clone(), plain.clone())),
+            _ => None,
+        })
+        .collect()
+    }
+
     /// A login has failed: what the database said of its user may not be true any more.
     pub async fn doubt(&self, database: &Database, user: &User) {
         if let Some(query) = self.queries.of(database.as_bytes()) {
@@ -65,17 +79,29 @@ impl Verifiers {
         }
     }
 
+    /// Whether the file has been read since this was last asked.
+    pub(super) fn has_news(&self) -> bool {
+        std::mem::take(&mut self.listed.lock().unwrap_or_else(PoisonError::into_inner).is_news)
+    }
+
+    /// The users of the file, as it is now.
+    fn refreshed(&self) -> MutexGuard<'_, Listed> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &self.file
+            && let Err(error) = listed.refresh(file)
+        {
+            tracing::error!(file = %file.display(), %error, "auth_file cannot be read; what was read before stays");
+        }
+        listed
+    }
+
     /// What `user` must know, if it is listed.
     fn listed(&self, user: &[u8]) -> Option<Verifier> {
         if let Some(verifier) = self.configured.get(user) {
             return Some(verifier.clone());
         }
-        let file = self.file.as_ref()?;
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = listed.refresh(file) {
-            tracing::error!(file = %file.display(), %error, "auth_file cannot be read; what was read before stays");
-        }
-        listed.users.get(user).cloned()
+        self.file.as_ref()?;
+        self.refreshed().users.get(user).cloned()
     }
 }
 
@@ -90,6 +116,7 @@ impl Listed {
         self.stamp = stamp;
         match userlist::parse(&text) {
             Ok(users) => {
+                self.is_news = true;
                 let known = users.into_iter();
                 self.users = known
                     .filter_map(|(name, secret)| Some((name, Verifier::from_secret(&secret).ok()?)))

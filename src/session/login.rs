@@ -195,7 +195,8 @@ impl Login {
 
     /// Derives the keys that [`Progress::NeedsKeys`] asks for, here and now; `None` if it does not, or if there is
     /// no password.
-    pub fn derive_keys(&self) -> Option<ScramKeys> {
+    #[cfg(test)]
+    fn derive_keys(&self) -> Option<ScramKeys> {
         match (&self.state, &self.plan.credential) {
             (State::ScramKeys(needs), Some(Credential::Password(password))) => {
                 Some(needs.derive(password.expose()))
@@ -515,7 +516,14 @@ mod tests {
             let arriving = to_server.len().min(size);
             server_inbox.extend_from_slice(&to_server.split_to(arriving));
             if proven.is_none() && refused.is_none() {
-                match server.on_input(&mut server_inbox, &mut to_client) {
+                let step = server.on_input(&mut server_inbox, &mut to_client).and_then(|step| match step {
+                    Step::NeedsKeys { password, salt, iterations } => {
+                        let keys = ScramKeys::derive(password.expose(), &salt, iterations);
+                        server.with_keys(&keys).map(|()| Step::NeedMore)
+                    }
+                    step => Ok(step),
+                });
+                match step {
                     Ok(Step::NeedMore) => {}
                     Ok(Step::LookUp(request)) => {
                         assert_eq!((request.user, request.database), ("ann".into(), "shop".into()));

@@ -11,7 +11,7 @@
 //! - A stranger hears what a wrong password hears: the same requests, the same error.
 //!
 //! # Refuses
-//! To look anybody up, to time out, to shake hands in TLS: the driver does, between two steps. To write an
+//! To look anybody up, to time out, to shake hands in TLS, to hash a password unasked: the driver does, between two steps. To write an
 //! ErrorResponse: the error returned has the words, the driver decides whether they are sent.
 //!
 //! ```text
@@ -41,6 +41,7 @@ use crate::auth::Verifier;
 use crate::auth::password::Md5Salt;
 use crate::auth::password::random_md5_salt;
 use crate::auth::scram::AwaitingProof;
+use crate::auth::scram::DEFAULT_ITERATIONS;
 use crate::auth::scram::Nonce;
 use crate::auth::scram::ServerStart;
 use crate::auth::scram::Standing;
@@ -106,6 +107,15 @@ pub enum Step {
     LookUp(LoginRequest),
     /// Read more; what is in the outbox is for the client.
     NeedMore,
+    /// Derive keys, or find them in a cache by password, salt and count, and say [`with_keys`](Opening::with_keys).
+    NeedsKeys {
+        /// What the client says its password is.
+        password: Secret,
+        /// The salt of its verifier; of a stranger, that it would have.
+        salt: Box<[u8]>,
+        /// Its iteration count.
+        iterations: u32,
+    },
     /// The client is who it says. Find it a pool and [`welcome`] it.
     Proven(Proof),
 }
@@ -178,8 +188,10 @@ enum Asked {
 
 #[derive(Debug)]
 enum State {
-    /// A password is to come in the clear. A stranger has a verifier too, that nothing fits.
-    Cleartext { user: User, verifier: Verifier },
+    /// The driver is deriving the keys of the password that has come.
+    Checking { user: User, verifier: Option<Verifier>, password: Secret },
+    /// A password is to come in the clear. No verifier: nothing will do.
+    Cleartext { user: User, verifier: Option<Verifier>, salt: Box<[u8]>, iterations: u32 },
     /// The driver has not decided yet.
     Deciding(Encryption),
     /// `S` is said, or was not needed; [`Opening::encrypted`] is to come.
@@ -216,7 +228,8 @@ impl Opening {
             let advance = match mem::replace(&mut self.state, State::Over) {
                 State::Packet => self.on_packet(inbox, outbox)?,
                 State::Proven(proof) => return Ok(Step::Proven(proof)),
-                waiting @ (State::Deciding(_)
+                waiting @ (State::Checking { .. }
+                | State::Deciding(_)
                 | State::Handshaking
                 | State::LookingUp { .. }
                 | State::Over) => Advance::Wait(waiting),
@@ -288,9 +301,8 @@ impl Opening {
         self.state = match (method, verifier) {
             (Method::Trust, _) => State::Proven(Proof::Trust),
             (Method::Password, verifier) => {
-                let verifier = self.costly(&user, verifier);
                 write::authentication_cleartext(outbox);
-                State::Cleartext { user, verifier }
+                self.await_password(user, verifier)
             }
             (Method::Md5, None) => ask_md5(user, None, outbox)?,
             (Method::Md5, Some(Verifier::Md5(hash))) => ask_md5(user, Some(hash), outbox)?,
@@ -303,15 +315,31 @@ impl Opening {
         Ok(())
     }
 
-    /// A verifier that takes as long for a stranger and for a plaintext secret as for SCRAM's, or the haste of a
-    /// refusal would tell which it was.
-    fn costly(&self, user: &User, verifier: Option<Verifier>) -> Verifier {
-        let salts = &self.settings.salts;
-        match verifier {
-            None => Verifier::Scram(salts.stranger(user.as_bytes())),
-            Some(Verifier::Plaintext(plain)) => Verifier::Scram(plain.scram(salts, user.as_bytes()).clone()),
-            Some(verifier) => verifier,
+    /// Keys are derived for everybody, also where nothing is checked against them: the haste of a refusal would tell
+    /// what is stored, if anything is.
+    fn await_password(&self, user: User, verifier: Option<Verifier>) -> State {
+        let (salt, iterations) = match &verifier {
+            Some(Verifier::Scram(verifier)) => (verifier.salt().into(), verifier.iterations()),
+            _ => (self.settings.salts.salt_for(user.as_bytes()).into(), DEFAULT_ITERATIONS),
+        };
+        State::Cleartext { user, verifier, salt, iterations }
+    }
+
+    /// Answers [`Step::NeedsKeys`].
+    ///
+    /// # Errors
+    /// The password is wrong; as for [`on_input`](Self::on_input).
+    pub fn with_keys(&mut self, keys: &ScramKeys) -> Result<(), OpeningError> {
+        let State::Checking { user, verifier, password } =
+            self.leave(|state| matches!(state, State::Checking { .. }))?
+        else {
+            return Err(OpeningError::OutOfTurn);
+        };
+        if !verifier.is_some_and(|verifier| verifier.accepts(&password, keys, user.as_bytes())) {
+            return Err(OpeningError::WrongPassword(user));
         }
+        self.state = State::Proven(Proof::Password(password));
+        Ok(())
     }
 
     fn ask_scram(
@@ -391,13 +419,13 @@ impl Opening {
         };
         let body = frame.get(HEADER..).unwrap_or_default();
         let next = match state {
-            State::Cleartext { user, verifier } => {
+            State::Cleartext { user, verifier, salt, iterations } => {
                 let password = Secret::from(cstring(body)?);
-                let is_right = verifier.accepts_password(&password, user.as_bytes());
-                if !is_right || password.is_empty() {
+                if password.is_empty() {
                     return Err(OpeningError::WrongPassword(user));
                 }
-                State::Proven(Proof::Password(password))
+                let step = Step::NeedsKeys { password: password.clone(), salt, iterations };
+                return Ok(Advance::Stop(State::Checking { user, verifier, password }, step));
             }
             State::Md5 { user, hash, salt } => {
                 let answer = cstring(body)?;
@@ -654,7 +682,7 @@ mod tests {
                 Err(error) => return (happened + &format!("{error:?}"), outbox),
             };
             happened += &match &step {
-                Step::NeedMore => String::new(),
+                Step::NeedMore | Step::NeedsKeys { .. } => String::new(),
                 step => format!("{step:?};"),
             };
             match step {
@@ -667,6 +695,12 @@ mod tests {
                     rest = after;
                 }
                 Step::LookUp(_) => opening.on_verifier(method, verifier(), &mut outbox).unwrap(),
+                Step::NeedsKeys { password, salt, iterations } => {
+                    let keys = ScramKeys::derive(password.expose(), &salt, iterations);
+                    if let Err(error) = opening.with_keys(&keys) {
+                        return (happened + &format!("{error:?}"), outbox);
+                    }
+                }
                 Step::Cancel(_) | Step::Proven(_) | Step::Encryption(_) => {
                     return (happened + &format!("left {}", inbox.len() + rest.len()), outbox);
                 }

@@ -2,6 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -40,6 +43,66 @@ async fn a_thousand_logins_at_once_all_succeed_heavy() {
     let servers =
         "select count(*) from pg_stat_activity where usename = 'app' and datname = current_database()";
     assert!(postgres.value(servers).await.parse::<usize>().unwrap() <= 5);
+}
+
+/// Key derivation is slow by design: nobody's query may wait for it, and nothing is derived twice.
+#[tokio::test]
+async fn a_thousand_logins_at_once_derive_each_password_once_and_hold_up_no_query_heavy() {
+    const USERS: usize = 50;
+    raise_descriptors();
+    let postgres = Postgres::shared(18).await;
+    let mut builder = Pgusher::before(&postgres)
+        .text("listen", "auth", "scram-sha-256")
+        .text("listen", "login_timeout", "60s")
+        .of_database("user", "\"app\"")
+        .of_database("password", "\"app\"")
+        .unset("users.\"app\"", "password");
+    for user in 0..USERS {
+        builder = builder.user(&format!("u{user}"), &format!("password of u{user}"));
+    }
+    let pgusher = builder.start().await;
+    let querying = Querying::begin(&pgusher.target().user("u0", "password of u0")).await;
+
+    let logins = (0..1_000).map(|number| {
+        let user = format!("u{}", number % USERS);
+        let target = pgusher.target().user(&user, &format!("password of {user}"));
+        tokio::spawn(async move { Raw::login(&target).await })
+    });
+    let mut clients = Vec::new();
+    for login in logins.collect::<Vec<_>>() {
+        clients.push(login.await.unwrap());
+    }
+
+    let latency = querying.median();
+    assert!(latency < Duration::from_millis(100), "{latency:?}");
+    // One for each user, the five of the harness that do not log in among them, and one for our own login to the server.
+    let derived = || pgusher.log().matches("keys derived").count();
+    eventually("all are derived", PATIENCE, async || (derived() >= USERS + 5 + 1).then_some(())).await;
+    assert_eq!(derived(), USERS + 5 + 1);
+}
+
+/// The worst a stranger can do: each guess is another password, and each has to be hashed.
+#[tokio::test]
+async fn guesses_at_passwords_hold_up_no_query_heavy() {
+    raise_descriptors();
+    let postgres = Postgres::shared(18).await;
+    let pgusher = Pgusher::before(&postgres)
+        .text("listen", "auth", "password")
+        .text("listen", "login_timeout", "60s")
+        .start()
+        .await;
+    let querying = Querying::begin(&pgusher.target()).await;
+
+    let guesses = (0..200).map(|number| {
+        let target = pgusher.target().user("app", &format!("guess {number}"));
+        tokio::spawn(async move { Raw::connect(&target.address).await.try_login(&target).await.is_err() })
+    });
+    for guess in guesses.collect::<Vec<_>>() {
+        assert!(guess.await.unwrap(), "a guess is let in");
+    }
+
+    let latency = querying.median();
+    assert!(latency < Duration::from_millis(100), "{latency:?}");
 }
 
 /// An idle client holds no buffer and no server.
@@ -103,4 +166,45 @@ async fn a_row_of_a_gigabyte_streams_in_bounded_memory_heavy() {
     }
 
     assert!(most < before + (16 << 20), "{before} bytes before, {most} at most");
+}
+
+/// A client that asks again and again, on a thread of its own, and how long it waits for its answers.
+struct Querying {
+    is_over: Arc<AtomicBool>,
+    took: std::thread::JoinHandle<Vec<Duration>>,
+}
+
+impl Querying {
+    /// Begins when it has its first answer.
+    async fn begin(target: &Target) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (began, has_begun) = tokio::sync::oneshot::channel();
+        let (over, target) = (is_over.clone(), target.clone());
+        let took = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut client = Raw::login(&target).await;
+                client.rows("select 1").await;
+                began.send(()).unwrap();
+                let mut took = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    client.rows("select 1").await;
+                    took.push(began.elapsed());
+                }
+                took
+            })
+        });
+        has_begun.await.unwrap();
+        Self { is_over, took }
+    }
+
+    /// Of what it waited until now.
+    fn median(self) -> Duration {
+        self.is_over.store(true, Ordering::Relaxed);
+        let mut took = self.took.join().unwrap();
+        took.sort_unstable();
+        eprintln!("{} queries, at most {:?}", took.len(), took.last());
+        took[took.len() / 2]
+    }
 }
