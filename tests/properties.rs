@@ -40,7 +40,7 @@ enum Say {
     Commit,
     Fail,
     Many,
-    /// Prepared anew under this name, and executed.
+    /// Prepared anew under this name, and executed; there are as many names as a client may have statements.
     Prepare(u8),
     SetLocal,
     Sync,
@@ -87,7 +87,7 @@ fn say() -> impl Strategy<Value = Say> {
         Just(Say::Commit),
         Just(Say::Fail),
         Just(Say::Many),
-        (b'0'..b'4').prop_map(Say::Prepare),
+        (b'0'..b'3').prop_map(Say::Prepare),
         Just(Say::SetLocal),
         Just(Say::Sync),
         Just(Say::Tag),
