@@ -19,10 +19,12 @@ use bytes::BytesMut;
 use pgusher::auth::Secret;
 use pgusher::hashing::Hashing;
 use pgusher::names::{PoolKey, ServerId};
+use pgusher::net::tls::{Connectors, ServerSettings, SslMode};
 use pgusher::pool::{Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Upstream};
 use pgusher::session::claim::Claim;
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::inject::Prelude;
+use pgusher::session::login::BindingPolicy;
 use pgusher::session::pipeline::Pipeline;
 use pgusher::session::prepared::{Interner, Statement};
 use pgusher::session::{
@@ -366,6 +368,7 @@ fn pool(port: u16) -> Arc<Pool> {
         secrets: Secrets::default(),
         hashing: Arc::new(Hashing::new()),
         tuning: RwLock::default(),
+        connectors: Connectors::default(),
         total: RwLock::default(),
     });
     let recipe = || Recipe {
@@ -374,6 +377,8 @@ fn pool(port: u16) -> Arc<Pool> {
             dbname: None,
             user: None,
             password: PasswordSource::Given(Secret::from("unused")),
+            tls: ServerSettings { sslmode: SslMode::Disable, ..ServerSettings::default() },
+            channel_binding: BindingPolicy::default(),
             application_name: None,
             application_name_add_client: false,
             settings: Vec::new(),

@@ -24,6 +24,7 @@ use crate::cli::Flags;
 use crate::config::Config;
 use crate::hashing::Hashing;
 use crate::net::listen::Listener;
+use crate::net::tls::Connectors;
 use crate::pool::{Cap, Pools, Secrets, Shared};
 use crate::proxy::Proxy;
 use crate::reload::{Reloader, edition, tuning};
@@ -211,6 +212,7 @@ pub(crate) fn pools(config: &Config) -> Pools {
         secrets: Secrets::default(),
         hashing: Arc::new(Hashing::new()),
         tuning: RwLock::new(tuning(config)),
+        connectors: Connectors::default(),
         total: RwLock::new(config.max_servers.map(|most| Arc::new(Cap::new(most)))),
     })
 }

@@ -42,7 +42,7 @@
 //! | [`wire`] | bytes to frames and back |
 //! | [`auth`] | SCRAM, md5, passwords, verifiers, secrets that do not print |
 //! | [`session`] | who may say what now, and what it means for the pool; every decision is made here |
-//! | [`net`] | sockets and their buffers |
+//! | [`net`] | sockets and their buffers, plain and in TLS |
 //! | [`pool`] | servers made, kept, lent and closed (over deadpool) |
 //! | [`hashing`] | keys from passwords, away from the threads that serve queries |
 //! | [`drain`] | who is still being served when we are told to end |
@@ -93,6 +93,7 @@
 //! | a command answered without a server | `session/sql.rs` (recognised), `session/idle.rs` (answered) |
 //! | session state that pins, or is swept | `session/hold.rs` (its name), `session/inspect.rs` (how it is found and removed), `session/sql.rs` (when to ask) |
 //! | where users' verifiers come from | `proxy/verifiers.rs`; asked of a database: `proxy/auth_query.rs`, over a connection of `pool/asker.rs` |
+//! | what is asked of encryption, or of a certificate | `net/tls/`; who must be encrypted: `proxy/entrance.rs`; what an `sslmode` means: `pool/dial.rs` |
 //! | another authentication method | a file in `auth/`, a variant of [`auth::Method`], its step in `session/opening.rs` and `session/login.rs` |
 //! | a new reason to refuse a statement | `session/violation.rs` |
 //! | a new reason to end or deny a client | `proxy/farewell.rs` |
@@ -144,6 +145,8 @@
 //!   server's nonce. pgwire decodes the few messages of a login (`wire/control.rs`), and nothing on the way of queries.
 //! - **The exchange is three files.** State and order in `exchange.rs`, what a client's frames do in `exchange/from_client.rs`, what
 //!   a server's do in `exchange/from_server.rs`: one file of all was past what a reader keeps in mind.
+//! - **rustls over *ring*.** It builds with Rust and a C compiler alone; aws-lc-rs, the other choice, brings a larger C library, and on some
+//!   machines cmake. The price is that key exchange with ML-KEM, which only that one has, is not offered.
 //! - **Headers instead of a scanner.** Frames are judged one by one at the front of the inbox; only those whose body matters are waited for
 //!   whole, the rest streams. When all that has come may go, inbox and outbox change places (`wire/buffer.rs`), which was what a
 //!   scanner for runs was to buy.

@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime};
 use crate::cli::Flags;
 use crate::config::{Config, Problems, Surroundings};
 use crate::net::connect::Tuning;
+use crate::net::tls::{Acceptor, ClientSettings, SslMode};
 use crate::pool::Pools;
 use crate::proxy::{AuthQueries, Catalog, Edition, Proxy, Verifiers};
 use crate::telemetry::log::Log;
@@ -112,8 +113,17 @@ impl Reloader {
             self.publish(&state.running, &next);
             state.running = next;
         }
+        self.reload_certificates();
         tracing::info!(is_changed, "configuration reloaded");
         Ok(Report { is_changed, needs_restart })
+    }
+
+    /// Those whose files have just been found good; what cannot be used all the same is in the log, and the old ones stay.
+    fn reload_certificates(&self) {
+        if let Some(acceptor) = &self.proxy.edition().tls {
+            let _ = acceptor.reload();
+        }
+        let _ = self.proxy.pools.connectors().reload();
     }
 
     fn publish(&self, running: &Config, next: &Config) {
@@ -180,9 +190,20 @@ fn edition_after(config: &Config, before: Option<&Edition>, verifiers: Arc<Verif
         settings: config.proxy.clone(),
         catalog: Catalog::new(&config.databases, &config.users, before.map(|before| &before.catalog)),
         verifiers,
+        tls: acceptor(&config.net.tls, before),
         logs_connections: config.log.connections,
         tuning: tuning(config),
     }
+}
+
+/// What encrypts clients: the same as before if nothing is said of it that was not said then.
+fn acceptor(settings: &ClientSettings, before: Option<&Edition>) -> Option<Arc<Acceptor>> {
+    if settings.mode == SslMode::Disable {
+        return None;
+    }
+    let before = before.and_then(|before| before.tls.as_ref());
+    let same = before.filter(|acceptor| acceptor.settings() == settings).cloned();
+    Some(same.unwrap_or_else(|| Arc::new(Acceptor::new(settings))))
 }
 
 /// How connections are tuned.

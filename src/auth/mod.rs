@@ -1,7 +1,7 @@
 //! Is this client who it says? And: proving who we are.
 //!
-//! Four methods on either side of the pooler, and what links the sides: a client that proves itself by SCRAM, or
-//! sends its password, leaves us what a server of the same user will accept from us, so that no password need be
+//! Four methods on either side of the pooler, certificates on the clients', and what links the sides: a client that proves
+//! itself by SCRAM, or sends its password, leaves us what a server of the same user will accept from us, so that no password need be
 //! stored here.
 //!
 //! # Promises
@@ -36,6 +36,8 @@ pub use secret::Verifier;
 /// How a client must prove itself (PostgreSQL docs, "Authentication Methods").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Method {
+    /// A TLS certificate of the client's own that names the user.
+    Cert,
     /// A salted hash, sniffable and replayable in part. A SCRAM verifier makes it SCRAM, as in PostgreSQL.
     Md5,
     /// The password in the clear; only sane inside TLS.
@@ -49,12 +51,13 @@ pub enum Method {
 
 impl Method {
     /// The spellings [`FromStr`] takes and [`Display`](fmt::Display) gives, for messages that list them.
-    pub const NAMES: [&str; 4] = ["md5", "password", "scram-sha-256", "trust"];
+    pub const NAMES: [&str; 5] = ["cert", "md5", "password", "scram-sha-256", "trust"];
 }
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Cert => "cert",
             Self::Md5 => "md5",
             Self::Password => "password",
             Self::ScramSha256 => "scram-sha-256",
@@ -68,6 +71,7 @@ impl FromStr for Method {
 
     fn from_str(name: &str) -> Result<Self, UnknownMethod> {
         match name {
+            "cert" => Ok(Self::Cert),
             "md5" => Ok(Self::Md5),
             "password" => Ok(Self::Password),
             "scram-sha-256" => Ok(Self::ScramSha256),

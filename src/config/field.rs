@@ -74,7 +74,12 @@ pub(super) fn choice<C: Choice>(at: &mut C) -> Slot<'_> {
 
 /// One of the words of `C`, or `inherit`.
 pub(super) fn inherited_choice<C: Choice>(at: &mut Option<C>) -> Slot<'_> {
-    Box::new(OneOfOr(at))
+    Box::new(OneOfOr { at, absent: INHERIT })
+}
+
+/// One of the words of `C`, or `off`.
+pub(super) fn choice_or_off<C: Choice>(at: &mut Option<C>) -> Slot<'_> {
+    Box::new(OneOfOr { at, absent: OFF })
 }
 
 /// `on` or `off`.
@@ -160,6 +165,11 @@ pub(super) fn secret(at: &mut Option<Secret>) -> Slot<'_> {
 /// Server settings by name.
 pub(super) fn settings_table(at: &mut Vec<(String, String)>) -> Slot<'_> {
     Box::new(Settings(at))
+}
+
+/// Names, and the users each may be.
+pub(super) fn user_map(at: &mut Vec<(String, String)>) -> Slot<'_> {
+    Box::new(UserMap(at))
 }
 
 /// The name of a custom variable of PostgreSQL.
@@ -255,20 +265,25 @@ impl<C: Choice> Field for OneOf<'_, C> {
     }
 }
 
-struct OneOfOr<'a, C>(&'a mut Option<C>);
+struct OneOfOr<'a, C> {
+    at: &'a mut Option<C>,
+    absent: &'static str,
+}
 
 impl<C: Choice> Field for OneOfOr<'_, C> {
     fn read(&mut self, value: &Value) -> Result<(), String> {
-        if value.text() == Some(INHERIT) {
-            *self.0 = None;
+        let is_absent = value.text() == Some(self.absent);
+        if is_absent || (self.absent == OFF && *value == Value::Bool(false)) {
+            *self.at = None;
             return Ok(());
         }
-        *self.0 = Some(chosen(value).ok_or_else(|| format!("expected {}", alternatives::<C>(&[INHERIT])))?);
+        let word = chosen(value).ok_or_else(|| format!("expected {}", alternatives::<C>(&[self.absent])))?;
+        *self.at = Some(word);
         Ok(())
     }
 
     fn show(&self) -> String {
-        quoted(self.0.as_ref().map_or(INHERIT, word))
+        quoted(self.at.as_ref().map_or(self.absent, word))
     }
 }
 
@@ -566,6 +581,42 @@ impl Field for Settings<'_> {
         let entries: Vec<_> = self.0.iter().map(|(name, value)| (name.clone(), quoted(value))).collect();
         table(&entries)
     }
+}
+
+struct UserMap<'a>(&'a mut Vec<(String, String)>);
+
+impl Field for UserMap<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let read = match value {
+            Value::Table(entries) => mapped(entries),
+            Value::Word(text) => {
+                let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+                pairs.map(|pair| pair.rsplit_once('=').map(|(a, b)| (a.to_owned(), b.to_owned()))).collect()
+            }
+            _ => None,
+        };
+        let read = read.filter(|map| map.iter().all(|(name, user)| !name.is_empty() && !user.is_empty()));
+        *self.0 = read.ok_or(
+            "expected { \"name\" = \"user\", \"name\" = [\"user\", \"user\"], … } (in a variable: `name=user,name=user`)",
+        )?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        let entries: Vec<_> =
+            self.0.iter().map(|(name, user)| format!("{} = {}", quoted(name), quoted(user))).collect();
+        if entries.is_empty() { "{}".into() } else { format!("{{ {} }}", entries.join(", ")) }
+    }
+}
+
+/// Each name with each of its users.
+fn mapped(entries: &[(String, Value)]) -> Option<Vec<(String, String)>> {
+    let mut map = Vec::new();
+    for (name, users) in entries {
+        let users = users.texts().filter(|users| !users.is_empty())?;
+        map.extend(users.into_iter().map(|user| (name.clone(), user.to_owned())));
+    }
+    Some(map)
 }
 
 /// The value of a server's setting: text, a number or on and off.

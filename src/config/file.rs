@@ -48,20 +48,30 @@ type Entry<'a, 'i> = (&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>);
 
 impl Walk<'_> {
     fn document(&mut self, document: &DeTable<'_>) {
-        for (key, value) in in_order(document) {
-            let section = Section::ALL.into_iter().find(|section| section.word() == key.get_ref());
-            match (section, value.get_ref()) {
-                (Some(section), DeValue::Table(entries)) if section.is_named() => {
-                    self.named(section, entries)
-                }
-                (Some(section), DeValue::Table(entries)) => self.section(section, "", entries),
-                (Some(section), _) => {
-                    self.refuse(key, section.word(), format!("expected a section, [{section}]"))
-                }
-                (None, _) => {
-                    let near = did_you_mean(key.get_ref(), Section::ALL.map(Section::word));
-                    self.refuse(key, key.get_ref(), format!("unknown section{near}"));
-                }
+        for entry in in_order(document) {
+            self.table("", entry);
+        }
+    }
+
+    /// A section, or what comes before the dot in the names of several.
+    fn table(&mut self, before: &str, (key, value): Entry<'_, '_>) {
+        let word = format!("{before}{}", key.get_ref());
+        let section = Section::ALL.into_iter().find(|section| section.word() == word);
+        let group = format!("{word}.");
+        match (section, value.get_ref()) {
+            (Some(section), DeValue::Table(entries)) if section.is_named() => self.named(section, entries),
+            (Some(section), DeValue::Table(entries)) => self.section(section, "", entries),
+            (Some(section), _) => {
+                self.refuse(key, section.word(), format!("expected a section, [{section}]"))
+            }
+            (None, DeValue::Table(entries))
+                if Section::ALL.iter().any(|section| section.word().starts_with(&group)) =>
+            {
+                in_order(entries).into_iter().for_each(|entry| self.table(&group, entry));
+            }
+            (None, _) => {
+                let near = did_you_mean(&word, Section::ALL.map(Section::word));
+                self.refuse(key, &word, format!("unknown section{near}"));
             }
         }
     }

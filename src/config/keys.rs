@@ -19,12 +19,14 @@ use std::time::Duration;
 
 use crate::auth::Secret;
 use crate::config::field::{
-    Slot, addresses, choice, count, delay, duration, hosts, inherited_choice, inherited_count, level, limit,
-    listener, names, path, period, period_or_at_once, permissions, question, secret, settings_table, size,
-    switch, text, url, variable, variables, workers,
+    Slot, addresses, choice, choice_or_off, count, delay, duration, hosts, inherited_choice, inherited_count,
+    level, limit, listener, names, path, period, period_or_at_once, permissions, question, secret,
+    settings_table, size, switch, text, url, user_map, variable, variables, workers,
 };
 use crate::config::url::{HostText, PORT, Url};
-use crate::proxy::AuthQuerySettings;
+use crate::net::tls::{ClientSettings, ServerSettings};
+use crate::proxy::{AuthQuerySettings, CertificateUsers};
+use crate::session::login::BindingPolicy;
 use crate::session::{IdentitySettings, Mode, Rules};
 use crate::telemetry::log;
 use crate::{admin, net, pool, proxy};
@@ -48,6 +50,27 @@ const LISTEN: &[Row<Listen>] = &[
     Row("ignore_startup_parameters", |it| names(&mut it.proxy.ignore_startup_parameters)),
     Row("drain_timeout", |it| delay(&mut it.proxy.drain_timeout)),
     Row("watch_files", |it| switch(&mut it.watch_files)),
+];
+
+const TLS_CLIENT: &[Row<TlsClient>] = &[
+    Row("mode", |it| choice(&mut it.tls.mode)),
+    Row("cert_file", |it| path(&mut it.tls.cert_file)),
+    Row("key_file", |it| path(&mut it.tls.key_file)),
+    Row("ca_file", |it| path(&mut it.tls.ca_file)),
+    Row("min_version", |it| choice(&mut it.tls.min_version)),
+    Row("user_from", |it| choice(&mut it.users.user_from)),
+    Row("user_map", |it| user_map(&mut it.users.user_map)),
+];
+
+/// What a database may override, all of it; libpq's names.
+const TLS_SERVER: &[Row<TlsServer>] = &[
+    Row("sslmode", |it| choice(&mut it.tls.sslmode)),
+    Row("sslrootcert", |it| path(&mut it.tls.sslrootcert)),
+    Row("sslcert", |it| path(&mut it.tls.sslcert)),
+    Row("sslkey", |it| path(&mut it.tls.sslkey)),
+    Row("sslnegotiation", |it| choice(&mut it.tls.sslnegotiation)),
+    Row("ssl_min_protocol_version", |it| choice(&mut it.tls.ssl_min_protocol_version)),
+    Row("channel_binding", |it| choice(&mut it.channel_binding)),
 ];
 
 const POOL: &[Row<Pool>] = &[Row("max_servers", |it| limit(&mut it.max_servers, MOST_SERVERS))];
@@ -97,6 +120,7 @@ const DATABASES: &[Row<Database>] = &[
     Row("connect_query", |it| text(&mut it.connect_query)),
     Row("max_servers", |it| limit(&mut it.max_servers, MOST_SERVERS)),
     Row("max_clients", |it| limit(&mut it.max_clients, MOST_CLIENTS)),
+    Row("require_tls", |it| switch(&mut it.require_tls)),
     Row("auth_user", |it| text(&mut it.auth_user)),
     Row("auth_password", |it| secret(&mut it.auth_password)),
     Row("auth_password_file", |it| path(&mut it.auth_password_file)),
@@ -134,6 +158,7 @@ identity_rows! {
     "from_set" => |it| switch(&mut it.from_set),
     "from_login_role" => |it| switch(&mut it.from_login_role),
     "from_user_suffix" => |it| switch(&mut it.from_user_suffix),
+    "from_certificate" => |it| choice_or_off(&mut it.from_certificate),
     "missing" => |it| choice(&mut it.missing),
     "scope" => |it| choice(&mut it.scope),
     "pattern" => |it| choice(&mut it.pattern),
@@ -178,6 +203,10 @@ pub(super) enum Section {
     Identity,
     /// `[pool]`
     Pool,
+    /// `[tls.client]`
+    TlsClient,
+    /// `[tls.server]`
+    TlsServer,
     /// `[databases.NAME]`
     Databases,
     /// `[users.NAME]`
@@ -186,8 +215,17 @@ pub(super) enum Section {
 
 impl Section {
     /// All of them.
-    pub(super) const ALL: [Self; 7] =
-        [Self::Listen, Self::Log, Self::Metrics, Self::Identity, Self::Pool, Self::Databases, Self::Users];
+    pub(super) const ALL: [Self; 9] = [
+        Self::Listen,
+        Self::Log,
+        Self::Metrics,
+        Self::Identity,
+        Self::Pool,
+        Self::TlsClient,
+        Self::TlsServer,
+        Self::Databases,
+        Self::Users,
+    ];
 
     /// Its name in the file.
     pub(super) fn word(self) -> &'static str {
@@ -198,6 +236,8 @@ impl Section {
             Self::Log => "log",
             Self::Metrics => "metrics",
             Self::Pool => "pool",
+            Self::TlsClient => "tls.client",
+            Self::TlsServer => "tls.server",
             Self::Users => "users",
         }
     }
@@ -210,12 +250,16 @@ impl Section {
     /// The keys that may be written in it.
     pub(super) fn keys(self) -> Vec<&'static str> {
         match self {
-            Self::Databases => [words(DATABASES), words(POOLING), words(OWN_IDENTITY)].concat(),
+            Self::Databases => {
+                [words(DATABASES), words(POOLING), words(TLS_SERVER), words(OWN_IDENTITY)].concat()
+            }
             Self::Identity => words(IDENTITY),
             Self::Listen => words(LISTEN),
             Self::Log => words(LOG),
             Self::Metrics => words(METRICS),
             Self::Pool => [words(POOLING), words(POOL)].concat(),
+            Self::TlsClient => words(TLS_CLIENT),
+            Self::TlsServer => words(TLS_SERVER),
             Self::Users => [words(USERS), words(OWN_IDENTITY)].concat(),
         }
     }
@@ -245,11 +289,13 @@ pub struct Key {
     pub default: String,
 }
 
-/// Every key, each once: those of `[pool]` that a database may have too are with `[pool]`, those of the identity that a
-/// database or a user may have too are with `[identity]`.
+/// Every key, each once: those of `[pool]` and `[tls.server]` that a database may have too are there, those of the
+/// identity that a database or a user may have too are with `[identity]`.
 pub fn keys() -> Vec<Key> {
     let mut keys = Vec::new();
     keys.extend(documented(Section::Listen, LISTEN));
+    keys.extend(documented(Section::TlsClient, TLS_CLIENT));
+    keys.extend(documented(Section::TlsServer, TLS_SERVER));
     keys.extend(documented(Section::Pool, POOLING));
     keys.extend(documented(Section::Pool, POOL));
     keys.extend(documented(Section::Databases, DATABASES));
@@ -313,6 +359,20 @@ impl Default for Listen {
     }
 }
 
+/// What `[tls.client]` fills.
+#[derive(Clone, Default, Debug)]
+pub(super) struct TlsClient {
+    pub(super) tls: ClientSettings,
+    pub(super) users: CertificateUsers,
+}
+
+/// What `[tls.server]` fills and a database may override.
+#[derive(Clone, Default, Debug)]
+pub(super) struct TlsServer {
+    pub(super) tls: ServerSettings,
+    pub(super) channel_binding: BindingPolicy,
+}
+
 /// What `[pool]` fills and a database may override.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Pooling {
@@ -344,6 +404,7 @@ pub(super) struct Database {
     pub(super) connect_query: Option<String>,
     pub(super) max_servers: Option<usize>,
     pub(super) max_clients: Option<usize>,
+    pub(super) require_tls: bool,
     pub(super) auth_user: Option<String>,
     pub(super) auth_password: Option<Secret>,
     pub(super) auth_password_file: Option<PathBuf>,
@@ -352,11 +413,12 @@ pub(super) struct Database {
     pub(super) auth_ttl: Duration,
     pub(super) auth_negative_ttl: Duration,
     pub(super) pooling: Pooling,
+    pub(super) encryption: TlsServer,
 }
 
 impl Database {
     /// A database that inherits this.
-    pub(super) fn inheriting(pooling: Pooling) -> Self {
+    pub(super) fn inheriting(pooling: Pooling, encryption: TlsServer) -> Self {
         Self {
             url: None,
             hosts: Vec::new(),
@@ -372,6 +434,7 @@ impl Database {
             connect_query: None,
             max_servers: None,
             max_clients: None,
+            require_tls: false,
             auth_user: None,
             auth_password: None,
             auth_password_file: None,
@@ -380,13 +443,14 @@ impl Database {
             auth_ttl: Duration::from_secs(60),
             auth_negative_ttl: Duration::from_secs(5),
             pooling,
+            encryption,
         }
     }
 }
 
 impl Default for Database {
     fn default() -> Self {
-        Self::inheriting(Pooling::default())
+        Self::inheriting(Pooling::default(), TlsServer::default())
     }
 }
 
@@ -446,6 +510,18 @@ impl Keyed for Pool {
     }
 }
 
+impl Keyed for TlsClient {
+    fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
+        find(TLS_CLIENT, key).map(|field| field(self))
+    }
+}
+
+impl Keyed for TlsServer {
+    fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
+        find(TLS_SERVER, key).map(|field| field(self))
+    }
+}
+
 impl Keyed for Database {
     fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
         if let Some(field) = find(DATABASES, key) {
@@ -453,7 +529,10 @@ impl Keyed for Database {
         }
         match find(POOLING, key) {
             Some(field) => Some(field(&mut self.pooling)),
-            None => find(OWN_IDENTITY, key).map(|field| field(&mut self.pooling.rules.identity)),
+            None => match find(TLS_SERVER, key) {
+                Some(field) => Some(field(&mut self.encryption)),
+                None => find(OWN_IDENTITY, key).map(|field| field(&mut self.pooling.rules.identity)),
+            },
         }
     }
 }
@@ -520,6 +599,8 @@ mod tests {
         check(POOLING);
         check(DATABASES);
         check(USERS);
+        check(TLS_CLIENT);
+        check(TLS_SERVER);
         check(IDENTITY);
         check(LOG);
         check(METRICS);

@@ -18,6 +18,7 @@
 //! # Refuses
 //! To connect, to keep what it has read: a part that watches a file does so itself.
 
+mod encryption;
 mod environment;
 mod field;
 mod file;
@@ -396,7 +397,7 @@ password = "hunter2"
 password_file = "/gone"
 settings = { jit = "off", "app.current_user_id" = "1", user = "x" }
 [databases.c]
-url = "postgres://u:hunter2@h/d?sslmode=require"
+url = "postgres://u:hunter2@h/d?sslmode=required"
 size = 2
 min = 9
 [users.u]

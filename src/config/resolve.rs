@@ -16,11 +16,14 @@ use std::path::Path;
 use crate::admin;
 use crate::auth::userlist;
 use crate::auth::{Method, Secret, Verifier};
-use crate::config::keys::{Database, FALLBACK, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, User};
+use crate::config::keys::{
+    Database, FALLBACK, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, TlsClient, TlsServer, User,
+};
 use crate::config::ledger::{Ledger, table};
 use crate::config::problem::{Problem, Source};
 use crate::config::url::Url;
 use crate::config::{Config, ReadFile};
+use crate::net::tls::SslMode;
 use crate::pool::{PasswordSource, Upstream};
 use crate::proxy::{AuthQuerySettings, DatabaseEntry, UserEntry};
 use crate::session::{IdentitySettings, Variable};
@@ -37,28 +40,35 @@ pub(super) fn resolve(
     Resolve { ledger, is_whole, read_file, problems }.config()
 }
 
-struct Resolve<'a> {
+pub(super) struct Resolve<'a> {
     ledger: &'a Ledger,
     is_whole: bool,
-    read_file: &'a ReadFile,
+    pub(super) read_file: &'a ReadFile,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Resolve<'_> {
     fn config(mut self) -> Config {
-        let listen: Listen = self.filled(Section::Listen, "", Listen::default());
+        let mut listen: Listen = self.filled(Section::Listen, "", Listen::default());
         let log: log::Settings = self.filled(Section::Log, "", log::Settings::default());
         let metrics: admin::Settings = self.filled(Section::Metrics, "", admin::Settings::default());
         let mut pool = Pool::default();
         pool.pooling.rules.identity = self.filled(Section::Identity, "", IdentitySettings::default());
         pool = self.filled(Section::Pool, "", pool);
         self.lower_min(Section::Pool, "", &mut pool.pooling);
+        let clients: TlsClient = self.filled(Section::TlsClient, "", TlsClient::default());
+        let servers: TlsServer = self.filled(Section::TlsServer, "", TlsServer::default());
+        self.check_clients(&clients, listen.proxy.auth);
+        (listen.net.tls, listen.proxy.certificates) = (clients.tls, clients.users);
 
         let names = |section| self.ledger.names(section).map(str::to_owned).collect::<Vec<_>>();
         let (databases, users) = (names(Section::Databases), names(Section::Users));
         self.check_variables(Section::Identity, "", &pool.pooling.rules.identity);
         let databases: Vec<_> =
-            databases.into_iter().map(|name| self.database(name, &pool.pooling)).collect();
+            databases.into_iter().map(|name| self.database(name, &pool.pooling, &servers)).collect();
+        if listen.net.tls.mode == SslMode::Disable {
+            self.check_required(&databases);
+        }
         let users: Vec<_> =
             users.into_iter().map(|name| self.user(name, &pool.pooling.rules.identity)).collect();
 
@@ -97,8 +107,12 @@ impl Resolve<'_> {
         target
     }
 
-    fn database(&mut self, name: String, pooling: &Pooling) -> DatabaseEntry {
-        let written = self.filled(Section::Databases, &name, Database::inheriting(pooling.clone()));
+    fn database(&mut self, name: String, pooling: &Pooling, servers: &TlsServer) -> DatabaseEntry {
+        let inherited = Database::inheriting(pooling.clone(), servers.clone());
+        let mut written = self.filled(Section::Databases, &name, inherited);
+        self.take_encryption(&name, &mut written);
+        self.check_servers(&name, &written.encryption);
+        let require_tls = written.require_tls;
         let mut pooling = written.pooling.clone();
         self.lower_min(Section::Databases, &name, &mut pooling);
         self.check_whereabouts(&name, &written);
@@ -114,7 +128,15 @@ impl Resolve<'_> {
         let identities = self.identities(&mut pooling.rules.identity, is_shared);
         let auth_query = self.auth_query(&name, &written);
         let upstream = self.upstream(&name, written);
-        DatabaseEntry { name, upstream, pool: pooling.limits, rules: pooling.rules, identities, auth_query }
+        DatabaseEntry {
+            name,
+            upstream,
+            pool: pooling.limits,
+            rules: pooling.rules,
+            identities,
+            auth_query,
+            require_tls,
+        }
     }
 
     /// The identity of those users for whom it is another than `everybody`'s. Where all log in as one role they share
@@ -224,6 +246,8 @@ impl Resolve<'_> {
             dbname: written.dbname.or(url.dbname),
             user: written.user.or(url.user),
             password,
+            tls: written.encryption.tls,
+            channel_binding: written.encryption.channel_binding,
             application_name: written.application_name.or(url.application_name),
             application_name_add_client: written.application_name_add_client,
             settings,
@@ -397,7 +421,7 @@ impl Resolve<'_> {
         self.problems.push(problem.with_value(value));
     }
 
-    fn blame(&mut self, section: Section, name: &str, key: &'static str, reason: &str) {
+    pub(super) fn blame(&mut self, section: Section, name: &str, key: &'static str, reason: &str) {
         let problem = self.problem(section, name, key, reason);
         self.problems.push(problem);
     }
@@ -414,12 +438,12 @@ impl Resolve<'_> {
     }
 
     /// Whether what was written there has been refused already.
-    fn is_refused(&self, section: Section, name: &str, key: &'static str) -> bool {
+    pub(super) fn is_refused(&self, section: Section, name: &str, key: &'static str) -> bool {
         let key = format!("{}.{key}", table(section, name));
         self.problems.iter().any(|problem| problem.key == key)
     }
 
-    fn is_written(&self, section: Section, name: &str, key: &'static str) -> bool {
+    pub(super) fn is_written(&self, section: Section, name: &str, key: &'static str) -> bool {
         self.ledger.source(section, name, key).is_some()
     }
 }

@@ -11,11 +11,16 @@
 //! # Refuses
 //! To look hosts up, to take defaults from the environment as libpq does (`PGHOST` …).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::Secret;
+use crate::config::value::Value;
+use crate::config::word::{Choice, alternatives, chosen};
 use crate::config::{options, units};
+use crate::net::tls::{Negotiation, SslMode, TlsVersion};
 use crate::pool::Host;
+use crate::session::login::BindingPolicy;
 
 /// PostgreSQL's port.
 pub(super) const PORT: u16 = 5432;
@@ -37,6 +42,20 @@ pub(super) struct Url {
     pub(super) connect_timeout: Option<Duration>,
     /// The settings in `options`.
     pub(super) settings: Vec<(String, String)>,
+    /// How it is encrypted.
+    pub(super) encryption: Encryption,
+}
+
+/// What a URL says of encryption.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Encryption {
+    pub(super) sslmode: Option<SslMode>,
+    pub(super) sslrootcert: Option<PathBuf>,
+    pub(super) sslcert: Option<PathBuf>,
+    pub(super) sslkey: Option<PathBuf>,
+    pub(super) sslnegotiation: Option<Negotiation>,
+    pub(super) ssl_min_protocol_version: Option<TlsVersion>,
+    pub(super) channel_binding: Option<BindingPolicy>,
 }
 
 /// What the parameters of a URL say, before the parts are put together.
@@ -87,8 +106,10 @@ impl Parameters {
     /// One parameter of the query; its name is repeated in an error only if the URL is `plain`.
     fn take(&mut self, name: &str, value: &str, plain: bool) -> Result<(), String> {
         let some = || Some(value.to_owned()).filter(|value| !value.is_empty());
+        let tls = &mut self.url.encryption;
         match name {
             "application_name" => self.url.application_name = some(),
+            "channel_binding" => tls.channel_binding = Some(word("channel_binding", value)?),
             "connect_timeout" => self.url.connect_timeout = seconds(value)?,
             "dbname" => self.url.dbname = some(),
             "host" => self.host = some(),
@@ -100,7 +121,14 @@ impl Parameters {
             }
             "password" => self.url.password = some().map(Secret::from),
             "port" => self.port = some(),
-            "sslmode" => sslmode(value)?,
+            "ssl_min_protocol_version" => {
+                tls.ssl_min_protocol_version = Some(word("ssl_min_protocol_version", value)?);
+            }
+            "sslcert" => tls.sslcert = some().map(PathBuf::from),
+            "sslkey" => tls.sslkey = some().map(PathBuf::from),
+            "sslmode" => tls.sslmode = Some(word("sslmode", value)?),
+            "sslnegotiation" => tls.sslnegotiation = Some(word("sslnegotiation", value)?),
+            "sslrootcert" => tls.sslrootcert = some().map(PathBuf::from),
             "target_session_attrs" if value == "any" => {}
             "target_session_attrs" => return Err("target_session_attrs= can only be `any`".into()),
             "user" => self.url.user = some(),
@@ -196,22 +224,14 @@ fn is_plain(text: &str) -> bool {
     before.matches('@').count() == 1 && !after.unwrap_or_default().contains('@')
 }
 
-/// `sslmode`, until servers can be spoken to in TLS.
-fn sslmode(mode: &str) -> Result<(), String> {
-    match mode {
-        "allow" | "disable" | "prefer" => Ok(()),
-        "require" | "verify-ca" | "verify-full" => {
-            Err("this build cannot encrypt to servers yet: sslmode= can only be disable, allow or prefer (all plain)".into())
-        }
-        _ => Err("sslmode= can only be disable, allow or prefer".into()),
-    }
+/// One of a few words.
+fn word<C: Choice>(name: &str, value: &str) -> Result<C, String> {
+    let word = Value::Word(value.to_owned());
+    chosen(&word).ok_or_else(|| format!("{name}= can only be {}", alternatives::<C>(&[])))
 }
 
 /// A parameter nobody knows, or that cannot be honoured.
 fn unknown(name: &str) -> String {
-    if name.starts_with("ssl") || matches!(name, "channel_binding" | "gssencmode" | "requiressl") {
-        return format!("this build cannot encrypt to servers yet, so it cannot honour {name}=; {ACCEPTED}");
-    }
     format!("unknown parameter {name}=; {ACCEPTED}")
 }
 
@@ -248,8 +268,9 @@ fn split(text: &str, mark: char) -> (&str, Option<&str>) {
     text.split_once(mark).map_or((text, None), |(before, after)| (before, Some(after)))
 }
 
-const ACCEPTED: &str = "accepted are application_name, connect_timeout, dbname, host, options, password, port, \
-                        sslmode, target_session_attrs, user";
+const ACCEPTED: &str = "accepted are application_name, channel_binding, connect_timeout, dbname, host, options, \
+                        password, port, ssl_min_protocol_version, sslcert, sslkey, sslmode, sslnegotiation, \
+                        sslrootcert, target_session_attrs, user";
 
 /// `u:5432/secret@h` has a host `u` to a machine and a user `u` to whoever wrote it.
 const AMBIGUOUS: &str = "an `@` after the host (`@`, `/` and `?` in a user, password, database or parameter are \
@@ -319,10 +340,10 @@ mod tests {
             url.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(settings, [("jit", "off"), ("work_mem", "4MB"), ("search_path", "a b")]);
         for (query, why) in [
-            ("sslmode=require", "cannot encrypt"),
-            ("sslmode=verify-full", "cannot encrypt"),
             ("sslmode=on", "sslmode="),
-            ("sslrootcert=/ca.pem", "an unknown parameter"),
+            ("sslnegotiation=maybe", "sslnegotiation="),
+            ("channel_binding=yes", "channel_binding="),
+            ("sslcrl=/ca.crl", "an unknown parameter"),
             ("target_session_attrs=read-write", "only be `any`"),
             ("connect_timeout=5s", "seconds"),
             ("options=-h", "options="),

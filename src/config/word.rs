@@ -9,6 +9,9 @@
 
 use crate::auth::Method;
 use crate::config::value::{Value, quoted};
+use crate::names::CertificateName;
+use crate::net::tls::{Negotiation, SslMode, TlsVersion};
+use crate::session::login::BindingPolicy;
 use crate::session::{Form, Missing, Mode, Pattern, Scope, SetPolicy, StatePolicy};
 use crate::telemetry::log;
 
@@ -51,6 +54,20 @@ impl Choice for bool {
     const WORDS: &[(&str, Self)] = &[("on", true), ("off", false)];
 }
 
+impl Choice for BindingPolicy {
+    const WORDS: &[(&str, Self)] =
+        &[("prefer", Self::Prefer), ("disable", Self::Disable), ("require", Self::Require)];
+}
+
+impl Choice for CertificateName {
+    const WORDS: &[(&str, Self)] = &[
+        ("cn", Self::CommonName),
+        ("san-dns", Self::Dns),
+        ("san-email", Self::Email),
+        ("san-uri", Self::Uri),
+    ];
+}
+
 impl Choice for Form {
     const WORDS: &[(&str, Self)] = &[("bound", Self::Bound), ("literal", Self::Literal)];
 }
@@ -61,6 +78,7 @@ impl Choice for Method {
         ("md5", Self::Md5),
         ("password", Self::Password),
         ("trust", Self::Trust),
+        ("cert", Self::Cert),
     ];
 }
 
@@ -71,6 +89,10 @@ impl Choice for Missing {
 impl Choice for Mode {
     const WORDS: &[(&str, Self)] =
         &[("transaction", Self::Transaction), ("session", Self::Session), ("statement", Self::Statement)];
+}
+
+impl Choice for Negotiation {
+    const WORDS: &[(&str, Self)] = &[("postgres", Self::Postgres), ("direct", Self::Direct)];
 }
 
 impl Choice for Pattern {
@@ -85,8 +107,24 @@ impl Choice for SetPolicy {
     const WORDS: &[(&str, Self)] = &[("track", Self::Track), ("pin", Self::Pin), ("refuse", Self::Refuse)];
 }
 
+/// Weakest first: each side has a default of its own.
+impl Choice for SslMode {
+    const WORDS: &[(&str, Self)] = &[
+        ("disable", Self::Disable),
+        ("allow", Self::Allow),
+        ("prefer", Self::Prefer),
+        ("require", Self::Require),
+        ("verify-ca", Self::VerifyCa),
+        ("verify-full", Self::VerifyFull),
+    ];
+}
+
 impl Choice for StatePolicy {
     const WORDS: &[(&str, Self)] = &[("pin", Self::Pin), ("refuse", Self::Refuse)];
+}
+
+impl Choice for TlsVersion {
+    const WORDS: &[(&str, Self)] = &[("TLSv1.2", Self::V12), ("TLSv1.3", Self::V13)];
 }
 
 impl Choice for log::Format {
@@ -108,14 +146,18 @@ mod tests {
 
     #[test]
     fn the_default_comes_first_and_every_word_is_understood() {
+        check::<BindingPolicy>();
+        check::<CertificateName>();
         check::<Form>();
         check::<Method>();
         check::<Missing>();
         check::<Mode>();
+        check::<Negotiation>();
         check::<Pattern>();
         check::<Scope>();
         check::<SetPolicy>();
         check::<StatePolicy>();
+        check::<TlsVersion>();
         check::<log::Format>();
     }
 

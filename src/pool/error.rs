@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::ScramError;
+use crate::net::tls::{HandshakeError, SslMode};
 use crate::pool::pressure::Connected;
 use crate::session::login::LoginError;
 use crate::session::violation::sqlstate;
@@ -26,12 +27,18 @@ pub enum ConnectError {
     Login(LoginError),
     /// The connection broke during the login.
     Lost(io::Error),
+    /// Encryption is required, and the server has none.
+    NoEncryption(SslMode),
     /// There is no password to derive keys from.
     NoPassword,
     /// The password file cannot be read.
     PasswordFile(io::Error),
+    /// What the server said about encryption is no answer, or more than one.
+    NotAnAnswer,
     /// The login took longer than `connect_timeout`.
     TimedOut(Duration),
+    /// The handshake failed.
+    Tls(HandshakeError),
     /// No host could be reached.
     Unreachable(io::Error),
 }
@@ -52,14 +59,18 @@ impl ConnectError {
     /// an unknown database or role will not mend itself.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Lost(_) | Self::TimedOut(_) | Self::Unreachable(_) => true,
+            Self::Lost(error) => error.kind() != io::ErrorKind::InvalidData,
+            Self::TimedOut(_) | Self::Unreachable(_) => true,
+            Self::Tls(error) => error.is_passing(),
             Self::Login(LoginError::Refused(error)) => {
                 error.sqlstate().is_some_and(|state| state.starts_with("53") || state.starts_with("57"))
             }
             Self::Closed
             | Self::ConnectQuery(_)
             | Self::Login(_)
+            | Self::NoEncryption(_)
             | Self::NoPassword
+            | Self::NotAnAnswer
             | Self::PasswordFile(_) => false,
         }
     }
@@ -81,9 +92,14 @@ impl ConnectError {
             Self::ConnectQuery(_) | Self::Login(LoginError::Refused(_)) => Connected::Refused,
             Self::TimedOut(_) => Connected::TimedOut,
             Self::Unreachable(_) => Connected::Unreachable,
-            Self::Closed | Self::Login(_) | Self::Lost(_) | Self::NoPassword | Self::PasswordFile(_) => {
-                Connected::Failed
-            }
+            Self::Closed
+            | Self::Login(_)
+            | Self::Lost(_)
+            | Self::NoEncryption(_)
+            | Self::NoPassword
+            | Self::NotAnAnswer
+            | Self::PasswordFile(_)
+            | Self::Tls(_) => Connected::Failed,
         }
     }
 
@@ -93,7 +109,12 @@ impl ConnectError {
             Self::Closed => sqlstate::ADMIN_SHUTDOWN.to_owned(),
             Self::ConnectQuery(error) => error.sqlstate().unwrap_or(sqlstate::CONNECTION_FAILURE).to_owned(),
             Self::Login(error) => error.sqlstate().to_owned(),
-            Self::Lost(_) | Self::TimedOut(_) | Self::Unreachable(_) => "08001".to_owned(),
+            Self::Lost(_)
+            | Self::NoEncryption(_)
+            | Self::NotAnAnswer
+            | Self::TimedOut(_)
+            | Self::Tls(_)
+            | Self::Unreachable(_) => "08001".to_owned(),
             Self::NoPassword | Self::PasswordFile(_) => {
                 sqlstate::INVALID_AUTHORIZATION_SPECIFICATION.to_owned()
             }
@@ -108,8 +129,21 @@ impl fmt::Display for ConnectError {
             Self::ConnectQuery(error) => write!(f, "connect_query failed: {error}"),
             Self::Login(error) => write!(f, "server login failed: {error}"),
             Self::Lost(error) => write!(f, "server closed the connection during login: {error}"),
+            Self::NoEncryption(mode) => write!(
+                f,
+                "server does not support TLS, and sslmode is {}",
+                match mode {
+                    SslMode::VerifyCa => "verify-ca",
+                    SslMode::VerifyFull => "verify-full",
+                    _ => "require",
+                }
+            ),
+            Self::NotAnAnswer => f.write_str(
+                "server answered the request for TLS with something else, or with more than an answer",
+            ),
             Self::NoPassword => f.write_str("server asks for a password and none is configured"),
             Self::PasswordFile(error) => write!(f, "the server's password file cannot be read: {error}"),
+            Self::Tls(error) => write!(f, "could not connect to server in TLS: {error}"),
             Self::TimedOut(limit) => write!(f, "server did not complete the login within {limit:?}"),
             Self::Unreachable(error) => write!(f, "could not connect to server: {error}"),
         }

@@ -21,17 +21,19 @@ use tokio::time::timeout;
 use crate::auth::{ChannelBinding, Credential, ScramKeys, Verifier};
 use crate::hashing::Hashing;
 use crate::names::{Database, PoolKey, ServerId, User};
-use crate::net::connect::{self, Tuning};
-use crate::net::{Peer, Stream};
+use crate::net::Peer;
+use crate::net::connect::Tuning;
+use crate::net::tls::Connectors;
 use crate::pool::cap::{Cap, Counted, Heirs};
+use crate::pool::dial::{self, Address, Attempt, Reached};
 use crate::pool::error::ConnectError;
 use crate::pool::places::{Place, Places};
 use crate::pool::pressure::{Closing, Connected, Pressure};
 use crate::pool::recipe::Recipe;
 use crate::pool::secrets::Secrets;
-use crate::pool::server::{Address, CancelTarget, Server, Vitality};
-use crate::pool::settings::{Host, PasswordSource};
-use crate::session::login::{Established, Login, LoginPlan, Progress};
+use crate::pool::server::{CancelTarget, Server, Vitality};
+use crate::pool::settings::{PasswordSource, Upstream};
+use crate::session::login::{Established, Login, LoginError, LoginPlan, Progress};
 use crate::session::{Exchange, Parameters, ServerState};
 use crate::wire::startup::Setting;
 use crate::wire::write;
@@ -46,6 +48,8 @@ pub struct Shared {
     pub hashing: Arc<Hashing>,
     /// How connections are tuned.
     pub tuning: RwLock<Tuning>,
+    /// How they are encrypted.
+    pub connectors: Connectors,
     /// Servers over all pools.
     pub total: RwLock<Option<Arc<Cap>>>,
 }
@@ -217,24 +221,27 @@ impl Manager {
             credential: self.credential(&upstream.password)?,
             minor: 2,
             binding: ChannelBinding::Unavailable,
+            policy: upstream.channel_binding,
         })
     }
 
-    /// Dials the hosts in order, beginning with the one that worked last.
-    async fn dial(&self, hosts: &[Host]) -> Result<(Stream, Address), ConnectError> {
+    /// Reaches the hosts in order, beginning with the one that worked last.
+    async fn dial(&self, upstream: &Upstream, attempt: Attempt) -> Result<Reached, ConnectError> {
+        let hosts = &upstream.hosts;
+        let connector = self.shared.connectors.find(&upstream.tls);
         let first = self.last_host.load(Ordering::Relaxed);
         let tuning = *self.shared.tuning.read().unwrap_or_else(PoisonError::into_inner);
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        let mut last = ConnectError::Unreachable(io::ErrorKind::NotFound.into());
         for index in (0..hosts.len()).map(|offset| (first + offset) % hosts.len()) {
-            match dial(&hosts[index], tuning).await {
-                Ok(dialled) => {
+            match dial::reach(&hosts[index], &connector, attempt, tuning).await {
+                Ok(reached) => {
                     self.last_host.store(index, Ordering::Relaxed);
-                    return Ok(dialled);
+                    return Ok(reached);
                 }
                 Err(error) => last = error,
             }
         }
-        Err(ConnectError::Unreachable(last))
+        Err(last)
     }
 
     /// A server for one client alone, with parameters of its own in the startup packet.
@@ -258,10 +265,35 @@ impl Manager {
         Ok(server)
     }
 
+    /// Opens a server, the other way if the first is refused by rule and the mode allows it.
     async fn connect(&self, plan: LoginPlan, recipe: &Recipe) -> Result<Server, ConnectError> {
-        let (stream, address) = self.dial(&recipe.upstream.hosts).await?;
+        let upstream = &recipe.upstream;
+        let first = self.dial(upstream, Attempt::First).await?;
+        let was_encrypted = first.address.is_encrypted();
+        let refused = match self.connect_on(first, plan.clone(), recipe).await {
+            Err(ConnectError::Login(LoginError::Refused(error))) => error,
+            connected => return connected,
+        };
+        let sqlstate = refused.sqlstate().unwrap_or_default();
+        if dial::has_second(upstream.tls.sslmode, was_encrypted, sqlstate) {
+            let second = self.dial(upstream, Attempt::Second).await?;
+            if second.address.is_encrypted() != was_encrypted {
+                return self.connect_on(second, plan, recipe).await;
+            }
+        }
+        Err(ConnectError::Login(LoginError::Refused(refused)))
+    }
+
+    async fn connect_on(
+        &self,
+        reached: Reached,
+        plan: LoginPlan,
+        recipe: &Recipe,
+    ) -> Result<Server, ConnectError> {
+        let Reached { stream, address, end_point } = reached;
+        let binding = end_point.map_or(ChannelBinding::Unavailable, ChannelBinding::TlsServerEndPoint);
         let mut peer = Peer::new(stream);
-        let (established, credential) = self.log_in(&mut peer, plan).await?;
+        let (established, credential) = self.log_in(&mut peer, LoginPlan { binding, ..plan }).await?;
         if let (Some(credential), true) = (credential, recipe.upstream.password == PasswordSource::Client) {
             self.learn(credential);
         }
@@ -476,22 +508,6 @@ impl managed::Manager for Maker {
         write::terminate(&mut server.peer.buffers.outbox);
         let _ = server.look();
         let _ = server.peer.poll_drain(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-    }
-}
-
-async fn dial(host: &Host, tuning: Tuning) -> io::Result<(Stream, Address)> {
-    match host {
-        Host::Tcp { host, port } => {
-            let stream = connect::tcp(host, *port, tuning).await?;
-            let address = match stream.remote()? {
-                crate::net::stream::Remote::Tcp(address) => address,
-                crate::net::stream::Remote::Unix => return Err(io::ErrorKind::AddrNotAvailable.into()),
-            };
-            Ok((stream, Address::Tcp(address)))
-        }
-        Host::Unix { directory, port } => {
-            Ok((connect::unix(directory, *port).await?, Address::Unix(directory.clone(), *port)))
-        }
     }
 }
 

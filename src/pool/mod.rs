@@ -13,6 +13,7 @@
 
 mod asker;
 mod cap;
+mod dial;
 mod error;
 mod lease;
 mod manager;
@@ -40,6 +41,7 @@ use tokio::time::{sleep, sleep_until};
 
 pub use asker::{AskError, Asker};
 pub use cap::Cap;
+pub use dial::Address;
 pub use error::{CheckoutError, ConnectError};
 pub use lease::Lease;
 pub use manager::Shared;
@@ -47,7 +49,7 @@ pub use places::{Place, Places};
 pub use pressure::{Closing, Connected, Outcome, Pressure, Rejection};
 pub use recipe::Recipe;
 pub use secrets::Secrets;
-pub use server::{Address, Aim, CancelTarget, Server, Vitality};
+pub use server::{Aim, CancelTarget, Server, Vitality};
 pub use settings::{Host, PasswordSource, Settings, Upstream};
 pub use statements::Statements;
 pub use stats::{Stats, Tally};
@@ -55,6 +57,7 @@ pub use stats::{Stats, Tally};
 use crate::hashing::Hashing;
 use crate::names::PoolKey;
 use crate::net::connect::Tuning;
+use crate::net::tls::Connectors;
 use crate::pool::lease::Granted;
 use crate::pool::manager::{Maker, Manager};
 use crate::pool::pressure::Waiting;
@@ -580,6 +583,11 @@ impl Pools {
             (None, Some(most)) => *total = Some(Arc::new(Cap::new(most))),
             (None, None) => {}
         }
+    }
+
+    /// What encrypts servers.
+    pub fn connectors(&self) -> &Connectors {
+        &self.shared.connectors
     }
 
     /// How connections are tuned from now on.

@@ -76,7 +76,9 @@ fn is_same_place(one: &Arc<Upstream>, other: &Arc<Upstream>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::tls::{ServerSettings, SslMode};
     use crate::pool::settings::{Host, PasswordSource};
+    use crate::session::login::BindingPolicy;
 
     fn upstream(port: u16) -> Upstream {
         Upstream {
@@ -84,6 +86,8 @@ mod tests {
             dbname: None,
             user: None,
             password: PasswordSource::Client,
+            tls: ServerSettings::default(),
+            channel_binding: BindingPolicy::default(),
             application_name: None,
             application_name_add_client: false,
             settings: Vec::new(),
@@ -108,6 +112,8 @@ mod tests {
     fn only_what_is_about_servers_asks_for_others() {
         let (now, next) = (recipe(), || Recipe { edition: 2, ..recipe() });
         let limits = Settings { size: 3, ..Settings::default() };
+        let tls = ServerSettings { sslmode: SslMode::Require, ..ServerSettings::default() };
+        let encrypted = Upstream { tls, ..upstream(1) };
         let counted = Upstream { max_clients: Some(1), application_name_add_client: true, ..upstream(1) };
 
         for (next, expected) in [
@@ -115,6 +121,7 @@ mod tests {
             (Recipe { settings: Arc::new(limits), ..next() }, Change::Limits),
             (Recipe { upstream: Arc::new(counted), ..next() }, Change::Limits),
             (Recipe { upstream: Arc::new(upstream(2)), ..next() }, Change::Servers),
+            (Recipe { upstream: Arc::new(encrypted), ..next() }, Change::Servers),
             (Recipe { identity_variables: Arc::default(), ..next() }, Change::Servers),
             (Recipe { keeps_statements: false, ..next() }, Change::Servers),
             (Recipe { caps: vec![Arc::new(Cap::new(1))], ..next() }, Change::Servers),

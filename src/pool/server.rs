@@ -6,8 +6,6 @@
 //! # Refuses
 //! To know whose it is: a [`crate::pool::Lease`] does.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -17,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::names::{ServerId, ServerKey};
 use crate::net::Peer;
+use crate::pool::dial::Address;
 use crate::pool::places::Place;
 use crate::session::{Exchange, ServerState};
 use crate::wire::Header;
@@ -25,15 +24,6 @@ use crate::wire::buffer;
 use crate::wire::frame::HEADER;
 use crate::wire::frame::backend as tag;
 use crate::wire::write;
-
-/// Where one server was reached: a cancel request must go to the same place.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Address {
-    /// An address, not a name: another host may answer to the name by now.
-    Tcp(SocketAddr),
-    /// The directory and port of a unix socket.
-    Unix(PathBuf, u16),
-}
 
 /// What it takes to cancel on one server, and whether somebody is doing so.
 #[derive(Debug)]

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::Secret;
+use crate::net::tls::ServerSettings;
+use crate::session::login::BindingPolicy;
 
 /// The limits of one pool: `[pool]`, overridden by the database, overridden by the user.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,6 +109,10 @@ pub struct Upstream {
     pub user: Option<String>,
     /// Its password.
     pub password: PasswordSource,
+    /// How its servers are encrypted.
+    pub tls: ServerSettings,
+    /// Whether logins are bound to the encryption.
+    pub channel_binding: BindingPolicy,
     /// `application_name` of the servers when the client states none.
     pub application_name: Option<String>,
     /// Whether the client's address is appended to `application_name`.

@@ -13,7 +13,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
@@ -24,8 +23,7 @@ use tokio::time::timeout;
 
 use crate::names::{ClientId, ClientKey};
 use crate::net::Peer;
-use crate::net::connect::{self, Tuning};
-use crate::pool::{Address, Aim, CancelTarget};
+use crate::pool::{Aim, CancelTarget, ConnectError};
 use crate::wire::write;
 
 /// Longest a request may take to be delivered.
@@ -229,34 +227,28 @@ impl Drop for Entry {
 ///
 /// # Errors
 /// The server could not be reached, or did not close in time.
-pub async fn deliver(mut aim: Aim) -> io::Result<()> {
+pub async fn deliver(mut aim: Aim) -> Result<(), ConnectError> {
     let Some(key) = aim.target().key.clone() else { return Ok(()) };
     let delivery = async {
-        let stream = match &aim.target().address {
-            Address::Tcp(address) => dial(*address).await?,
-            Address::Unix(directory, port) => connect::unix(directory, *port).await?,
-        };
+        let stream = aim.target().address.reach_again().await?;
         let mut peer = Peer::new(stream);
         write::cancel_request(&mut peer.buffers.outbox, key.process_id(), key.secret());
         aim.set_out();
-        peer.drain().await?;
-        while peer.fill().await? {
+        peer.drain().await.map_err(ConnectError::Lost)?;
+        while peer.fill().await.map_err(ConnectError::Lost)? {
             peer.buffers.inbox.clear();
         }
         aim.arrive();
         Ok(())
     };
-    timeout(DELIVERY, delivery).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-async fn dial(address: SocketAddr) -> io::Result<crate::net::Stream> {
-    connect::tcp(&address.ip().to_string(), address.port(), Tuning::default()).await
+    timeout(DELIVERY, delivery).await.unwrap_or(Err(ConnectError::TimedOut(DELIVERY)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::names::{ServerId, ServerKey};
+    use crate::pool::Address;
 
     fn target() -> Arc<CancelTarget> {
         let address = Address::Unix("/nowhere".into(), 1);

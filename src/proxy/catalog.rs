@@ -36,6 +36,7 @@ struct Place {
     own: HashMap<Vec<u8>, Arc<Rules>>,
     servers: Option<Arc<Cap>>,
     clients: Option<Arc<Places>>,
+    requires_tls: bool,
 }
 
 /// A user, with what is counted for it.
@@ -110,6 +111,7 @@ impl Catalog {
                     entry.upstream.max_clients,
                     before.and_then(|before| before.clients.as_ref()),
                 ),
+                requires_tls: entry.require_tls,
             }
         };
         let person = |entry: &UserEntry| {
@@ -193,6 +195,15 @@ impl Catalog {
     /// Whether a user is among those configured.
     pub fn knows_user(&self, user: &User) -> bool {
         self.users.contains_key(user.as_bytes())
+    }
+
+    /// Whether clients of this database must be encrypted. One that does not exist is as strict as the strictest, so that
+    /// asking does not tell which do.
+    pub fn requires_tls(&self, database: &Database) -> bool {
+        match self.databases.get(database.as_bytes()).or_else(|| self.databases.get(FALLBACK)) {
+            Some(place) => place.requires_tls,
+            None => self.databases.values().any(|place| place.requires_tls),
+        }
     }
 
     /// What holds for a client of physical replication: it names no database, so any will do that is the only one.

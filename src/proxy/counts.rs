@@ -18,6 +18,8 @@ words! {
         ClientGone = "client_gone",
         /// A value for its identity that is not accepted.
         IdentityRefused = "identity_refused",
+        /// It was not encrypted, and had to be.
+        NoEncryption = "no_encryption",
         /// There was no server to try its settings on.
         NoServer = "no_server",
         /// It broke the protocol.
@@ -26,6 +28,8 @@ words! {
         SettingsRefused = "settings_refused",
         /// It took longer than `listen.login_timeout`.
         TimedOut = "login_timeout",
+        /// There was no encryption to be had with it, or not with its certificate.
+        TlsFailed = "tls_failed",
         /// As many are here as may be.
         TooManyClients = "too_many_clients",
         /// There is no such database.

@@ -3,6 +3,8 @@
 //! # Promises
 //! - The deadline covers the first byte: a client that says nothing is gone when it is over.
 //! - An unknown database is told as such only to those who are let in without proof; to others it is a wrong password.
+//! - Where encryption is required, or a certificate, nobody is looked up before it is there. A cancel request needs
+//!   neither, as in PostgreSQL: old clients send it plain.
 //! - Startup settings are tried on a server before the client is let in, once for each set of them.
 //!
 //! # Refuses
@@ -13,9 +15,11 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::time::timeout;
 
-use crate::auth::{Credential, Method, Verifier};
+use crate::auth::{ChannelBinding, Credential, Method, Verifier};
 use crate::names::{ClientId, ClientKey, Database, Printable, User};
-use crate::net::Peer;
+use crate::net::stream::Remote;
+use crate::net::tls::{Acceptor, Certificate, SslMode};
+use crate::net::{Peer, Stream};
 use crate::pool::{CheckoutError, Member, Place};
 use crate::proxy::cancel::Entry;
 use crate::proxy::catalog::Seat;
@@ -77,19 +81,33 @@ struct Proven {
     seat: Option<Seat>,
     credential: Option<Credential>,
     suffix: Option<Vec<u8>>,
+    certificate: Option<Certificate>,
+}
+
+/// What came of a client's first words.
+#[expect(clippy::large_enum_variant, reason = "made once for each client and taken apart at once")]
+enum Opened {
+    /// It is who it says.
+    Proven(Peer, Proven),
+    /// Nothing, and who is still there to be told.
+    Turned(Option<Peer>, Arrival),
 }
 
 /// Lets a client in, or not.
 ///
 /// Not cancel safe: what has been read is lost with the peer.
-pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) -> Arrival {
+pub(super) async fn receive(proxy: &Arc<Proxy>, peer: Peer, id: ClientId) -> Arrival {
     let edition = proxy.edition();
     let limit = edition.settings.login_timeout;
-    let proven = match timeout(limit, open(proxy, &edition, &mut peer)).await {
-        Ok(Ok(proven)) => proven,
-        Ok(Err(Arrival::Cancel(key, _))) => return Arrival::Cancel(key, Some(Box::new(peer))),
-        Ok(Err(arrival)) => {
-            let _ = timeout(limit, peer.close()).await;
+    let (mut peer, proven) = match timeout(limit, open(proxy, &edition, peer)).await {
+        Ok(Opened::Proven(peer, proven)) => (peer, proven),
+        Ok(Opened::Turned(peer, Arrival::Cancel(key, _))) => {
+            return Arrival::Cancel(key, peer.map(Box::new));
+        }
+        Ok(Opened::Turned(peer, arrival)) => {
+            if let Some(peer) = peer {
+                let _ = timeout(limit, peer.close()).await;
+            }
             return arrival;
         }
         Err(_) => return Arrival::Lost(Login::TimedOut),
@@ -116,10 +134,49 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, mut peer: Peer, id: ClientId) ->
     }
 }
 
-/// From the first byte to the proof.
-async fn open(proxy: &Proxy, edition: &Edition, peer: &mut Peer) -> Result<Proven, Arrival> {
-    let settings = opening::Settings { salts: proxy.salts.clone(), tls: Tls::Unavailable };
-    let mut opening = Opening::new(settings);
+/// From the first byte to the proof, inside TLS where that is asked for.
+async fn open(proxy: &Proxy, edition: &Edition, mut peer: Peer) -> Opened {
+    let acceptor = edition.tls.as_deref().filter(|_| matches!(peer.stream(), Stream::Tcp(_)));
+    let tls = acceptor.map_or(Tls::Unavailable, |_| Tls::Available);
+    let mut opening = Opening::new(opening::Settings { salts: proxy.salts.clone(), tls });
+    let mut certificate = None;
+    loop {
+        match log_in(proxy, edition, &mut peer, &mut opening, certificate.as_ref()).await {
+            Ok(Some(proven)) => return Opened::Proven(peer, Proven { certificate, ..proven }),
+            Ok(None) => {}
+            Err(arrival) => return Opened::Turned(Some(peer), arrival),
+        }
+        match encrypt(acceptor, peer, &mut opening).await {
+            Ok(encrypted) => (peer, certificate) = encrypted,
+            Err(arrival) => return Opened::Turned(None, arrival),
+        }
+    }
+}
+
+/// Shakes hands, and tells the opening what it is bound to.
+async fn encrypt(
+    acceptor: Option<&Acceptor>,
+    peer: Peer,
+    opening: &mut Opening,
+) -> Result<(Peer, Option<Certificate>), Arrival> {
+    let gone = Arrival::Lost(Login::ClientGone);
+    let Some(acceptor) = acceptor else { return Err(gone) };
+    let (stream, buffers) = peer.into_parts();
+    let accepted = acceptor.accept(stream, &buffers.inbox).await;
+    let accepted = accepted.map_err(|error| Arrival::Refused(Login::TlsFailed, format!("TLS: {error}")))?;
+    let binding = accepted.end_point.map_or(ChannelBinding::Unavailable, ChannelBinding::TlsServerEndPoint);
+    opening.encrypted(binding).map_err(|_| gone)?;
+    Ok((Peer::new(accepted.stream), accepted.certificate))
+}
+
+/// From where the opening is to the proof; `None` if a handshake comes first.
+async fn log_in(
+    proxy: &Proxy,
+    edition: &Edition,
+    peer: &mut Peer,
+    opening: &mut Opening,
+    certificate: Option<&Certificate>,
+) -> Result<Option<Proven>, Arrival> {
     let mut proven: Option<(Proven, Option<Verifier>)> = None;
     loop {
         let buffers = &mut peer.buffers;
@@ -131,16 +188,26 @@ async fn open(proxy: &Proxy, edition: &Edition, peer: &mut Peer) -> Result<Prove
         match step {
             Step::Cancel(key) => return Err(Arrival::Cancel(key, None)),
             Step::Encryption(_) => {
-                let declined = opening.decline_encryption(&mut peer.buffers.outbox);
-                declined.map_err(|error| refuse(peer, &error))?;
+                let buffers = &mut peer.buffers;
+                let agreed = opening.accept_encryption(&buffers.inbox, &mut buffers.outbox);
+                agreed.map_err(|error| refuse(peer, &error))?;
+                peer.drain().await.map_err(|_| Arrival::Lost(Login::ClientGone))?;
+                return Ok(None);
             }
             Step::LookUp(request) => {
+                check_encryption(edition, peer, &request).map_err(|error| refuse(peer, &error))?;
                 let (method, verifier, found) = look_up(edition, request).await;
                 if edition.verifiers.has_news() {
                     proxy.prepare_listed();
                 }
                 prepare(proxy, method, &found.request.user, verifier.as_ref()).await;
-                let answered = opening.on_verifier(method, verifier.clone(), &mut peer.buffers.outbox);
+                let standing = standing(edition, peer, certificate, &found.request.user);
+                let outbox = &mut peer.buffers.outbox;
+                let answered = match (method, standing) {
+                    (_, Standing::Stranger) => opening.on_certificate(false),
+                    (Method::Cert, Standing::Named) => opening.on_certificate(true),
+                    (method, _) => opening.on_verifier(method, verifier.clone(), outbox),
+                };
                 answered.map_err(|error| refuse(peer, &error))?;
                 proven = Some((found, verifier));
             }
@@ -162,7 +229,7 @@ async fn open(proxy: &Proxy, edition: &Edition, peer: &mut Peer) -> Result<Prove
                     return Err(Arrival::Lost(Login::ClientGone));
                 };
                 found.credential = credential(&proof, verifier);
-                return Ok(found);
+                return Ok(Some(found));
             }
         }
     }
@@ -187,6 +254,44 @@ async fn prepare(proxy: &Proxy, method: Method, user: &User, verifier: Option<&V
     crate::proxy::prepare(user.as_bytes(), plain, &proxy.salts, proxy.pools.hashing()).await;
 }
 
+/// What a client's certificate says of the user it wants to be.
+enum Standing {
+    /// It names the user.
+    Named,
+    /// There is none.
+    None,
+    /// It must name the user, and does not.
+    Stranger,
+}
+
+fn standing(edition: &Edition, peer: &Peer, certificate: Option<&Certificate>, user: &User) -> Standing {
+    let Some(certificate) = certificate else { return Standing::None };
+    let users = &edition.settings.certificates;
+    let mode = edition.tls.as_ref().map(|acceptor| acceptor.settings().mode);
+    let must_name = edition.settings.auth == Method::Cert || mode == Some(SslMode::VerifyFull);
+    let names_user = users.admit(&certificate.names(users.user_from), user.as_bytes());
+    match (names_user, must_name && peer.stream().is_encrypted()) {
+        (true, _) => Standing::Named,
+        (false, true) => Standing::Stranger,
+        (false, false) => Standing::None,
+    }
+}
+
+/// A unix socket needs no encryption: nobody is in between.
+fn check_encryption(edition: &Edition, peer: &Peer, request: &LoginRequest) -> Result<(), OpeningError> {
+    let Stream::Tcp(_) = peer.stream() else { return Ok(()) };
+    let is_required = edition.tls.as_ref().is_some_and(|acceptor| acceptor.settings().is_required());
+    if !is_required && !edition.catalog.requires_tls(&request.database) {
+        return Ok(());
+    }
+    let host = match peer.stream().remote() {
+        Ok(Remote::Tcp(address)) => address.ip().to_string(),
+        _ => "gone".to_owned(),
+    };
+    let (user, database) = (request.user.clone(), request.database.clone());
+    Err(OpeningError::NoEncryption { host: host.into(), user, database })
+}
+
 fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
     let report = Report {
         severity: "FATAL",
@@ -197,7 +302,10 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
     };
     report.write(&mut peer.buffers.outbox);
     let login = match error {
-        OpeningError::WrongPassword(_) => Login::AuthFailed,
+        OpeningError::NoCertificate | OpeningError::WrongCertificate(_) | OpeningError::WrongPassword(_) => {
+            Login::AuthFailed
+        }
+        OpeningError::NoEncryption { .. } => Login::NoEncryption,
         _ => Login::ProtocolViolation,
     };
     Arrival::Refused(login, Printable(error.to_string().as_bytes()).to_string())
@@ -227,7 +335,7 @@ async fn look_up(edition: &Edition, mut request: LoginRequest) -> (Method, Optio
     if seat.is_none() {
         verifier = None;
     }
-    (method, verifier, Proven { request, seat, credential: None, suffix })
+    (method, verifier, Proven { request, seat, credential: None, suffix, certificate: None })
 }
 
 /// What servers of this user will take from us: the best that is known.
@@ -264,7 +372,7 @@ async fn admit(
     id: ClientId,
     proven: Proven,
 ) -> Result<Admitted, Option<Denied>> {
-    let Proven { request, seat, credential, suffix } = proven;
+    let Proven { request, seat, credential, suffix, certificate } = proven;
     let unknown = || Denied::UnknownDatabase(request.database.to_string());
     let seat = seat.ok_or_else(unknown)?;
     let permits = places(proxy, &seat)?;
@@ -272,7 +380,7 @@ async fn admit(
     if request.replication != Replication::None {
         return Ok(Admitted::Pilgrim { request, seat, credential, entry });
     }
-    let identities = startup_identities(&seat.rules, &request, suffix.as_deref())?;
+    let identities = startup_identities(&seat.rules, &request, suffix.as_deref(), certificate.as_ref())?;
     let startup = startup_values(edition, &seat.rules, &request);
     let signature = signature(&seat, peer);
     let pool = proxy.pools.pool(&seat.key, || seat.recipe);
@@ -387,9 +495,12 @@ fn startup_identities(
     rules: &Rules,
     request: &LoginRequest,
     suffix: Option<&[u8]>,
+    certificate: Option<&Certificate>,
 ) -> Result<Identities, Denied> {
     let settings = &rules.identity;
     let login = settings.from_login_role.then(|| request.user.as_bytes());
+    let named = settings.from_certificate.and_then(|kind| certificate?.names(kind).into_iter().next());
+    let named = named.as_deref().map(str::as_bytes);
     let mut identities = Identities::default();
     for (at, (variable, pattern)) in settings.stated().enumerate() {
         let is_variable = |name: &[u8]| name.eq_ignore_ascii_case(variable.as_bytes());
@@ -400,7 +511,7 @@ fn startup_identities(
             return Err(Denied::IdentityChannel);
         }
         let value = match Nth(at) {
-            Nth::MAIN => suffix.or(stated).or(login),
+            Nth::MAIN => suffix.or(stated).or(named).or(login),
             _ => stated,
         };
         if let Some(value) = value {

@@ -28,7 +28,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use auth_query::AuthQueries;
 pub use catalog::{Catalog, Seat};
 pub use counts::{Cancelled, Counts, Departure, Login};
-pub use settings::{AuthQuerySettings, DatabaseEntry, Settings, UserEntry};
+pub use settings::{AuthQuerySettings, CertificateUsers, DatabaseEntry, Settings, UserEntry};
 pub use verifiers::Verifiers;
 
 use crate::auth::scram::DEFAULT_ITERATIONS;
@@ -40,6 +40,7 @@ use crate::names::ClientId;
 use crate::net::Stream;
 use crate::net::connect::Tuning;
 use crate::net::listen::Listener;
+use crate::net::tls::Acceptor;
 use crate::pool::{Places, Pools};
 use crate::proxy::cancel::{Clients, Order};
 
@@ -51,6 +52,8 @@ pub struct Edition {
     pub catalog: Catalog,
     /// What users must know.
     pub verifiers: Arc<Verifiers>,
+    /// Encrypts clients; absent where none are.
+    pub tls: Option<Arc<Acceptor>>,
     /// Whether each connection is a line in the log.
     pub logs_connections: bool,
     /// How accepted connections are tuned.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::{Method, Secret};
+use crate::names::CertificateName;
 use crate::pool::{self, PasswordSource};
 use crate::session::{IdentitySettings, Rules};
 
@@ -18,6 +19,8 @@ pub struct Settings {
     pub max_clients: usize,
     /// How clients prove who they are.
     pub auth: Method,
+    /// Who the owner of a certificate may log in as.
+    pub certificates: CertificateUsers,
     /// A file in the format of PgBouncer's `userlist.txt`, read again when it changes.
     pub auth_file: Option<PathBuf>,
     /// Longest a login may take, from the first byte.
@@ -35,12 +38,32 @@ impl Default for Settings {
         Self {
             max_clients: 10_000,
             auth: Method::default(),
+            certificates: CertificateUsers::default(),
             auth_file: None,
             login_timeout: Duration::from_secs(15),
             client_idle_timeout: None,
             ignore_startup_parameters: Vec::new(),
             drain_timeout: Duration::from_secs(20),
         }
+    }
+}
+
+/// `[tls.client]`, the part that is about users: which name of a certificate counts, and whom it may log in as.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CertificateUsers {
+    /// The name that counts.
+    pub user_from: CertificateName,
+    /// Names and the users they may be; empty is: the user of the same name. A name may be there several times.
+    pub user_map: Vec<(String, String)>,
+}
+
+impl CertificateUsers {
+    /// Whether one with these names may log in as `user`.
+    pub fn admit(&self, names: &[String], user: &[u8]) -> bool {
+        if self.user_map.is_empty() {
+            return names.iter().any(|name| name.as_bytes() == user);
+        }
+        self.user_map.iter().any(|(name, mapped)| mapped.as_bytes() == user && names.contains(name))
     }
 }
 
@@ -55,6 +78,8 @@ pub struct DatabaseEntry {
     pub pool: pool::Settings,
     /// The rules of its conversations.
     pub rules: Rules,
+    /// Whether clients over TCP must be encrypted.
+    pub require_tls: bool,
     /// The identity of those users for whom it is another than in `rules`.
     pub identities: BTreeMap<String, IdentitySettings>,
     /// How users that are not listed are asked about; `None`: they are strangers.
@@ -105,4 +130,28 @@ pub struct UserEntry {
     pub max_clients: Option<usize>,
     /// Most servers of this user over all databases; `None` is no bound.
     pub max_servers: Option<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_good_for_the_users_it_is_mapped_to() {
+        let names = ["spiffe://a/b".to_owned(), "ann".to_owned()];
+        let mapped = |map: &[(&str, &str)]| CertificateUsers {
+            user_map: map.iter().map(|(name, user)| ((*name).into(), (*user).into())).collect(),
+            ..CertificateUsers::default()
+        };
+        for (map, user, admitted) in [
+            (&[][..], "ann", true),
+            (&[], "Ann", false),
+            (&[], "", false),
+            (&[("spiffe://a/b", "app"), ("spiffe://a/b", "other")], "other", true),
+            (&[("spiffe://a/b", "app")], "ann", false),
+            (&[("ann", "app"), ("bob", "boss")], "boss", false),
+        ] {
+            assert_eq!(mapped(map).admit(&names, user.as_bytes()), admitted, "{map:?} {user}");
+        }
+    }
 }

@@ -38,6 +38,7 @@ use crate::auth::scram::AwaitingSignature;
 use crate::auth::scram::ClientFirst;
 use crate::auth::scram::NeedsKeys;
 use crate::auth::scram::Nonce;
+use crate::auth::scram::SCRAM_SHA_256_PLUS;
 use crate::names::Database;
 use crate::names::ServerKey;
 use crate::names::User;
@@ -75,6 +76,20 @@ pub struct LoginPlan {
     pub minor: u16,
     /// What there is to bind SCRAM to.
     pub binding: ChannelBinding,
+    /// Whether it is bound.
+    pub policy: BindingPolicy,
+}
+
+/// Whether a login is bound to its TLS connection, in libpq's words (`channel_binding`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum BindingPolicy {
+    /// Never.
+    Disable,
+    /// Where both sides can.
+    #[default]
+    Prefer,
+    /// Or there is no login: a server that does not prove that it is the other end of this TLS connection is left.
+    Require,
 }
 
 /// How far a login has come.
@@ -117,6 +132,10 @@ pub struct Login {
     key: Option<ServerKey>,
     /// Each name once; at most [`MAX_PARAMETERS`].
     parameters: Vec<Setting>,
+    /// Whether SCRAM was begun with channel binding.
+    speaks_plus: bool,
+    /// Whether the server has proved itself bound to this connection.
+    is_bound: bool,
     state: State,
 }
 
@@ -170,7 +189,15 @@ impl Login {
     /// A login that has not begun.
     pub fn new(plan: LoginPlan) -> Self {
         let minor = plan.minor;
-        Self { plan, minor, key: None, parameters: Vec::new(), state: State::Greeting }
+        Self {
+            plan,
+            minor,
+            key: None,
+            parameters: Vec::new(),
+            speaks_plus: false,
+            is_bound: false,
+            state: State::Greeting,
+        }
     }
 
     /// Sends the startup packet.
@@ -271,8 +298,16 @@ impl Login {
     }
 
     fn on_authentication(&mut self, asked: Authentication, outbox: &mut BytesMut) -> Result<(), LoginError> {
+        let must_bind = self.plan.policy == BindingPolicy::Require;
         self.state = match (mem::replace(&mut self.state, State::Over), asked) {
+            (State::Asked | State::Answered, Authentication::Ok) if must_bind && !self.is_bound => {
+                return Err(LoginError::Unbound);
+            }
             (State::Asked | State::Answered, Authentication::Ok) => State::Gathering,
+            // Said before a password is.
+            (State::Asked, Authentication::Cleartext | Authentication::Md5(_)) if must_bind => {
+                return Err(LoginError::Unbound);
+            }
             (State::Asked, Authentication::Cleartext) => self.answer_cleartext(outbox)?,
             (State::Asked, Authentication::Md5(salt)) => self.answer_md5(salt, outbox)?,
             (State::Asked, Authentication::Sasl(mechanisms)) => self.begin_scram(&mechanisms, outbox)?,
@@ -281,6 +316,7 @@ impl Login {
             }
             (State::ScramSignature(awaiting), Authentication::SaslFinal(message)) => {
                 awaiting.on_server_final(&message)?;
+                self.is_bound = self.speaks_plus;
                 State::Answered
             }
             (State::ScramChallenge(_) | State::ScramSignature(_), Authentication::Ok) => {
@@ -312,13 +348,19 @@ impl Login {
         Ok(State::Answered)
     }
 
-    fn begin_scram(&self, mechanisms: &[Box<[u8]>], outbox: &mut BytesMut) -> Result<State, LoginError> {
+    fn begin_scram(&mut self, mechanisms: &[Box<[u8]>], outbox: &mut BytesMut) -> Result<State, LoginError> {
         match &self.plan.credential {
             Some(Credential::Keys(_) | Credential::Password(_)) => {}
             other => return Err(unfit(other.as_ref(), Wanted::Sasl)),
         }
         let offered = mechanisms.iter().map(|mechanism| &**mechanism);
-        let first = ClientFirst::new(offered, &self.plan.binding, Nonce::random()?)?;
+        let none = ChannelBinding::Unavailable;
+        let binding = if self.plan.policy == BindingPolicy::Disable { &none } else { &self.plan.binding };
+        let first = ClientFirst::new(offered, binding, Nonce::random()?)?;
+        self.speaks_plus = first.mechanism() == SCRAM_SHA_256_PLUS;
+        if self.plan.policy == BindingPolicy::Require && !self.speaks_plus {
+            return Err(LoginError::Unbound);
+        }
         write::sasl_initial_response(outbox, first.mechanism(), &first.message());
         Ok(State::ScramChallenge(first))
     }
@@ -379,6 +421,8 @@ pub enum LoginError {
     Scram(ScramError),
     /// More parameters than any server has.
     TooManyParameters,
+    /// Channel binding is required, and the server does without.
+    Unbound,
     /// A message that has no place here, by its tag.
     Unexpected(u8),
     /// What we have does not answer what the server asks for.
@@ -398,6 +442,7 @@ impl LoginError {
             | Self::Malformed(_)
             | Self::Scram(_)
             | Self::TooManyParameters
+            | Self::Unbound
             | Self::Unexpected(_)
             | Self::Unproven => sqlstate::PROTOCOL_VIOLATION,
             Self::NoCredential(_) | Self::UnfitCredential(_) | Self::UnsupportedMethod(_) => {
@@ -421,6 +466,9 @@ impl fmt::Display for LoginError {
             Self::Refused(error) => error.fmt(f),
             Self::Scram(error) => error.fmt(f),
             Self::TooManyParameters => f.write_str("the server reports too many parameters"),
+            Self::Unbound => f.write_str(
+                "channel_binding is \"require\", and the server logs in without it: no TLS, no SCRAM-SHA-256-PLUS, or somebody in between",
+            ),
             Self::Unexpected(tag) => write!(f, "unexpected message {:?} during login", char::from(*tag)),
             Self::UnfitCredential(wanted) => {
                 write!(f, "the server asks for {wanted}, which the secret for this user cannot answer")
@@ -484,6 +532,7 @@ mod tests {
             credential,
             minor: 2,
             binding: ChannelBinding::Unavailable,
+            policy: BindingPolicy::default(),
         }
     }
 

@@ -148,6 +148,8 @@ impl LoginRequest {
 /// How a client proved itself, and what it left us to log in with.
 #[derive(Debug)]
 pub enum Proof {
+    /// By a certificate, in the handshake.
+    Certificate,
     /// By a hash that is good for our salt only.
     Md5,
     /// By the password itself.
@@ -162,7 +164,7 @@ impl Proof {
     /// What a server of the same user will take from us, if anything.
     pub fn credential(&self) -> Option<Credential> {
         match self {
-            Self::Md5 | Self::Trust => None,
+            Self::Certificate | Self::Md5 | Self::Trust => None,
             Self::Password(password) => Some(Credential::Password(password.clone())),
             Self::Scram(keys) => Some(Credential::Keys(keys.clone())),
         }
@@ -299,6 +301,8 @@ impl Opening {
             return Err(OpeningError::OutOfTurn);
         };
         self.state = match (method, verifier) {
+            // Whether there is one that names the user, only the driver knows: see `on_certificate`.
+            (Method::Cert, _) => return Err(OpeningError::NoCertificate),
             (Method::Trust, _) => State::Proven(Proof::Trust),
             (Method::Password, verifier) => {
                 write::authentication_cleartext(outbox);
@@ -312,6 +316,18 @@ impl Opening {
             }
             (Method::Md5 | Method::ScramSha256, verifier) => self.ask_scram(user, verifier, outbox)?,
         };
+        Ok(())
+    }
+
+    /// The user proves itself by the certificate it showed in the handshake, if that `names_user`.
+    pub fn on_certificate(&mut self, names_user: bool) -> Result<(), OpeningError> {
+        let State::LookingUp { user } = self.leave(|state| matches!(state, State::LookingUp { .. }))? else {
+            return Err(OpeningError::OutOfTurn);
+        };
+        if !names_user {
+            return Err(OpeningError::WrongCertificate(user));
+        }
+        self.state = State::Proven(Proof::Certificate);
         Ok(())
     }
 
@@ -544,6 +560,17 @@ pub enum OpeningError {
     Malformed(Malformed),
     /// A startup packet without a user.
     MissingUser,
+    /// No certificate where one is the proof.
+    NoCertificate,
+    /// A connection that is not encrypted, where only others are admitted.
+    NoEncryption {
+        /// Where the client comes from.
+        host: Box<str>,
+        /// Who it says it is.
+        user: User,
+        /// What it wants.
+        database: Database,
+    },
     /// The operating system has no random bytes for us.
     NoRandomness,
     /// The driver called what this state is not for: a fault of ours.
@@ -554,6 +581,8 @@ pub enum OpeningError {
     Startup(StartupError),
     /// Another message where a proof was asked for.
     Unexpected(u8),
+    /// A certificate that is good, and not this user's.
+    WrongCertificate(User),
     /// The proof is wrong, or there is no such user.
     WrongPassword(User),
 }
@@ -567,7 +596,10 @@ impl OpeningError {
             Self::EarlyBytes | Self::EncryptionAskedTwice | Self::Malformed(_) | Self::Unexpected(_) => {
                 sqlstate::PROTOCOL_VIOLATION
             }
-            Self::MissingUser => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
+            Self::MissingUser
+            | Self::NoCertificate
+            | Self::NoEncryption { .. }
+            | Self::WrongCertificate(_) => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::NoRandomness | Self::OutOfTurn => "XX000",
             Self::Scram(error) => error.sqlstate(),
             Self::Startup(error) => error.sqlstate(),
@@ -580,6 +612,10 @@ impl OpeningError {
         match self {
             Self::BadOptions(_) => Some("Only -c name=value, -cname=value and --name=value are understood."),
             Self::DirectTlsUnavailable => Some("Connect with sslnegotiation=postgres, or sslmode=disable."),
+            Self::NoCertificate => Some("Connect in TLS, with sslcert and sslkey."),
+            Self::NoEncryption { .. } => {
+                Some("Connect with sslmode=require, or sslmode=verify-full and sslrootcert.")
+            }
             Self::Startup(StartupError::BadReplication) => {
                 Some("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
             }
@@ -597,12 +633,20 @@ impl fmt::Display for OpeningError {
             Self::EncryptionAskedTwice => f.write_str("encryption was asked for twice"),
             Self::Malformed(malformed) => malformed.fmt(f),
             Self::MissingUser => f.write_str("no PostgreSQL user name specified in startup packet"),
+            Self::NoCertificate => f.write_str("connection requires a valid client certificate"),
+            Self::NoEncryption { host, user, database } => write!(
+                f,
+                "TLS is required for host \"{host}\", user \"{user}\", database \"{database}\"; this connection has no encryption"
+            ),
             Self::NoRandomness => NoRandomness.fmt(f),
             Self::OutOfTurn => f.write_str("internal error: the opening was driven out of turn"),
             Self::Scram(error) => error.fmt(f),
             Self::Startup(error) => error.fmt(f),
             Self::Unexpected(tag) => {
                 write!(f, "expected password response, got message type {:?}", char::from(*tag))
+            }
+            Self::WrongCertificate(user) => {
+                write!(f, "certificate authentication failed for user \"{user}\"")
             }
             Self::WrongPassword(user) => write!(f, "password authentication failed for user \"{user}\""),
         }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::names::CertificateName;
+
 /// When a server may go home (PgBouncer's `pool_mode`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
@@ -110,6 +112,8 @@ pub struct IdentitySettings {
     pub from_login_role: bool,
     /// Whether `user.<identity>` in the user name states it.
     pub from_user_suffix: bool,
+    /// The name in the client's certificate that is the identity of those who state none, if any.
+    pub from_certificate: Option<CertificateName>,
     /// What a transaction without one gets.
     pub missing: Missing,
     /// How long a SET holds.
@@ -137,6 +141,7 @@ impl Default for IdentitySettings {
             from_set: true,
             from_login_role: false,
             from_user_suffix: false,
+            from_certificate: None,
             missing: Missing::default(),
             scope: Scope::default(),
             pattern: Pattern::default(),

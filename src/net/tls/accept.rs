@@ -33,7 +33,10 @@ const ALERT: Duration = Duration::from_secs(1);
 
 /// Encrypts clients.
 #[derive(Debug)]
-pub struct Acceptor(Watched<Identity>);
+pub struct Acceptor {
+    settings: ClientSettings,
+    identity: Watched<Identity>,
+}
 
 /// What is shown to clients, and what is asked of them.
 struct Identity {
@@ -60,8 +63,14 @@ impl Acceptor {
     pub fn new(settings: &ClientSettings) -> Self {
         let named = [&settings.cert_file, &settings.key_file, &settings.ca_file];
         let files: Vec<PathBuf> = named.into_iter().flatten().cloned().collect();
-        let settings = settings.clone();
-        Self(Watched::new(files, move || make(&settings, &|path| std::fs::read(path))))
+        let making = settings.clone();
+        let identity = Watched::new(files, move || make(&making, &|path| std::fs::read(path)));
+        Self { settings: settings.clone(), identity }
+    }
+
+    /// What it goes by.
+    pub fn settings(&self) -> &ClientSettings {
+        &self.settings
     }
 
     /// Whether files make a configuration.
@@ -77,12 +86,12 @@ impl Acceptor {
     /// # Errors
     /// What is wrong with them; then all stays as it was.
     pub fn reload(&self) -> Result<(), Arc<FileError>> {
-        self.0.reload()
+        self.identity.reload()
     }
 
     /// When the certificates end, by file.
     pub fn expiries(&self) -> Vec<(PathBuf, SystemTime)> {
-        self.0.current().map(|identity| identity.expires.clone()).unwrap_or_default()
+        self.identity.current().map(|identity| identity.expires.clone()).unwrap_or_default()
     }
 
     /// Shakes hands. `hello` is what has come of the client's first words already: all of it is inside TLS.
@@ -93,7 +102,7 @@ impl Acceptor {
     /// Why there is no encryption; the client has been told by an alert, and is gone.
     pub async fn accept(&self, stream: Stream, hello: &[u8]) -> Result<Accepted, HandshakeError> {
         let Stream::Tcp(tcp) = stream else { return Err(HandshakeError::NotTcp) };
-        let identity = self.0.current().map_err(HandshakeError::Files)?;
+        let identity = self.identity.current().map_err(HandshakeError::Files)?;
         let mut taken = Ok(());
         let handshake = TlsAcceptor::from(identity.config.clone())
             .accept_with(tcp, |session| taken = take_in(session, hello));
