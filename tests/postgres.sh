@@ -77,6 +77,7 @@ template() { # major → $template
     [[ -f $template/made ]] && return 0
 
     mkdir -p "$state"
+    certificates
     exec 7>"$state/template-$1.lock"
     flock 7
     if [[ ! -f $template/made ]]; then
@@ -86,6 +87,28 @@ template() { # major → $template
         touch "$template/made"
     fi
     exec 7>&-
+}
+
+# A CA of the tests' own, and the certificate every server shows; made once, before the first template.
+certificates() {
+    [[ -f $state/tls/made ]] && return 0
+    exec 4>"$state/tls.lock"
+    flock 4
+    if [[ ! -f $state/tls/made ]]; then
+        mkdir -p "$state/tls"
+        make_certificates >"$state/tls/log" 2>&1 4>&- || { cat "$state/tls/log" >&2; fail "openssl could make no certificates"; }
+        touch "$state/tls/made"
+    fi
+    exec 4>&-
+}
+
+make_certificates() {
+    local key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+    cd "$state/tls"
+    openssl req -x509 "${key[@]}" -days 3650 -subj '/CN=tests of pgusher' -keyout ca.key -out ca.crt
+    openssl req -new "${key[@]}" -subj '/CN=localhost' -keyout server.key -out server.csr
+    echo 'subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1' >server.ext
+    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -extfile server.ext -out server.crt
 }
 
 make_template() { # programs data
@@ -106,7 +129,10 @@ jit = off
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %u@%d '
+ssl = on
+ssl_ca_file = 'ca.crt'
 CONF
+    install -m 600 ${account:+-o "$account"} "$state"/tls/{ca.crt,server.crt,server.key} "$2"
     # One role for each way to be let in; over the socket the superuser needs no password.
     cat >"$2/pg_hba.conf" <<'CONF'
 local all         all                       trust
@@ -115,6 +141,10 @@ host  replication postgres   127.0.0.1/32   trust
 host  all         trusted    127.0.0.1/32   trust
 host  all         hashed     127.0.0.1/32   md5
 host  all         cleartext  127.0.0.1/32   password
+hostssl   all     encrypted  127.0.0.1/32   scram-sha-256
+hostnossl all     plain      127.0.0.1/32   scram-sha-256
+hostssl   all     certified  127.0.0.1/32   cert
+host  all         encrypted,plain,certified 127.0.0.1/32 reject
 host  all         all        127.0.0.1/32   scram-sha-256
 CONF
     "${drop[@]}" "$1/postgres" --single -D "$2" postgres <<'SQL'
@@ -122,6 +152,9 @@ create role app login password 'app';
 create role other login password 'other';
 create role trusted login;
 create role cleartext login password 'cleartext';
+create role encrypted login password 'encrypted';
+create role plain login password 'plain';
+create role certified login;
 set password_encryption = 'md5';
 create role hashed login password 'hashed';
 SQL

@@ -29,6 +29,7 @@ fail() {
 missing_packages() {
     [[ -x /usr/lib/postgresql/15/bin/postgres ]] || echo postgresql-15
     [[ -x /usr/lib/postgresql/15/bin/pgbench && -x /usr/lib/postgresql/15/bin/psql ]] || echo postgresql-client-15
+    command -v openssl >/dev/null || echo openssl
     command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || echo pgbouncer
     command -v node >/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm

@@ -38,4 +38,5 @@ mod session_state;
 mod simple;
 mod storm;
 mod timeouts;
+mod tls;
 mod transaction_mode;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::raw::take_frame;
 use super::{Frame, PATIENCE, answer, say};
@@ -37,7 +39,11 @@ impl FakeServer {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = counter.fetch_add(1, Ordering::Relaxed);
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(script(FakeClient { stream, inbox: BytesMut::new(), number }));
+                tokio::spawn(script(FakeClient {
+                    stream: Stream::Tcp(stream),
+                    inbox: BytesMut::new(),
+                    number,
+                }));
             }
         });
         Self { address, connections, accepting }
@@ -82,10 +88,45 @@ impl Drop for FakeServer {
 
 /// The other end, as the script sees it. Reads give `None` once the peer is gone.
 pub struct FakeClient {
-    stream: TcpStream,
+    stream: Stream,
     inbox: BytesMut,
     /// How many connections came before.
     pub number: usize,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Gone,
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Gone => panic!("the connection was lost in a handshake"),
+        }
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes).await,
+            Self::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+            Self::Gone => Ok(()),
+        }
+    }
+
+    async fn read_buf(&mut self, inbox: &mut BytesMut) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read_buf(inbox).await,
+            Self::Tls(stream) => stream.read_buf(inbox).await,
+            Self::Gone => Ok(0),
+        }
+    }
 }
 
 /// The untagged packet a connection begins with.
@@ -121,6 +162,35 @@ impl FakeClient {
                 )
             }
         })
+    }
+
+    /// Agrees to TLS, and shakes hands; the error of the handshake.
+    pub async fn encrypt(
+        &mut self,
+        config: &Arc<ServerConfig>,
+    ) -> std::io::Result<&rustls::ServerConnection> {
+        self.send([Bytes::from_static(b"S")]).await;
+        self.encrypt_directly(config).await
+    }
+
+    /// Shakes hands with a client that begins with that.
+    pub async fn encrypt_directly(
+        &mut self,
+        config: &Arc<ServerConfig>,
+    ) -> std::io::Result<&rustls::ServerConnection> {
+        let Stream::Tcp(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
+            panic!("in TLS already")
+        };
+        let stream = TlsAcceptor::from(config.clone()).accept(stream).await?;
+        self.stream = Stream::Tls(Box::new(TlsStream::Server(stream)));
+        let Stream::Tls(stream) = &self.stream else { unreachable!("just made") };
+        let TlsStream::Server(stream) = &**stream else { unreachable!("just made") };
+        Ok(stream.get_ref().1)
+    }
+
+    /// Whether the peer is spoken to in TLS.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// Refuses encryption, then waits for the StartupMessage; `None` if the connection was for a cancel.
@@ -177,7 +247,9 @@ impl FakeClient {
 
     /// Closes with RST.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO)).expect("SO_LINGER");
+        socket2::SockRef::from(self.stream.tcp())
+            .set_linger(Some(std::time::Duration::ZERO))
+            .expect("SO_LINGER");
     }
 
     /// Waits until the peer closes, whatever it says.

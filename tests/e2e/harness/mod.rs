@@ -23,6 +23,7 @@ pub mod postgres;
 pub mod process;
 pub mod raw;
 pub mod say;
+pub mod tls;
 
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub use frame::{Frame, notation};
 pub use pgusher::Pgusher;
 pub use postgres::{MAJORS, Postgres, StopMode};
 pub use raw::{Raw, Target};
+pub use tls::{Ca, Issued};
 
 /// How long an event may take before its test fails. Generous: the machine may be busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(20);

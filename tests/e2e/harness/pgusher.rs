@@ -14,12 +14,13 @@ use tokio::net::TcpStream;
 use super::port::Port;
 use super::process::{Background, tied};
 use super::raw::{Address, Raw, Target};
-use super::{PATIENCE, Postgres, eventually};
+use super::{Issued, PATIENCE, Postgres, eventually};
 
 /// What is written into the configuration, section by section.
 ///
 /// Starts from: loopback, `trust`, the roles of the harness with their passwords, identity off (or as the environment
-/// variable `PGUSHER_E2E_IDENTITY` says), log level `debug`, files not watched. Everything else is the program's own default.
+/// variable `PGUSHER_E2E_IDENTITY` says), no TLS, log level `debug`, files not watched. Everything else is the program's own
+/// default.
 pub struct Builder {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     appended: String,
@@ -66,6 +67,19 @@ impl Builder {
     /// Turns the identity off, whatever the environment says.
     pub fn no_identity(self) -> Self {
         self.text("identity", "enabled", "off")
+    }
+
+    /// Offers TLS to clients, as `mode` says.
+    pub fn tls(self, mode: &str, issued: &Issued) -> Self {
+        let path = |path: &Path| path.display().to_string();
+        self.text("tls.client", "mode", mode)
+            .text("tls.client", "cert_file", &path(&issued.certificate))
+            .text("tls.client", "key_file", &path(&issued.key))
+    }
+
+    /// Encrypts servers, as `sslmode` says.
+    pub fn sslmode(self, mode: &str) -> Self {
+        self.text("tls.server", "sslmode", mode)
     }
 
     /// A user who may log in, and the password for both sides.
@@ -202,6 +216,7 @@ impl Pgusher {
             builder = builder.user(name, name);
         }
         builder
+            .sslmode("disable")
             .text("listen", "auth", "trust")
             .text("identity", "enabled", &identity)
             .text("log", "level", "debug")

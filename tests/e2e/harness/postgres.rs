@@ -6,7 +6,8 @@
 //!
 //! # Roles
 //! `postgres` is the superuser, without a password. `app` and `other` log in by SCRAM, `hashed` by md5, `cleartext` by
-//! password, `trusted` without; the password is the name. `app` owns the test's database.
+//! password, `trusted` without; the password is the name. `app` owns the test's database. `encrypted` gets in by TLS only,
+//! `plain` without only, `certified` by a certificate of that name.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::port::Port;
 use super::process::{Background, Output, root, run, spawn, tied};
 use super::raw::{Address, Raw, Target, split_socket};
+use super::tls::Ca;
 use super::{PATIENCE, eventually, say};
 
 /// Every major under test.
@@ -108,6 +110,11 @@ impl Postgres {
 
     pub fn socket(&self) -> PathBuf {
         self.directory.join(format!(".s.PGSQL.{}", self.port))
+    }
+
+    /// The CA that every server's certificate is signed by, and that servers believe.
+    pub fn ca(&self) -> Ca {
+        Ca::read(&self.directory.parent().expect("the directory of all clusters").join("tls"))
     }
 
     /// The data directory.

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use pgusher::net::tls::Certificate;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsStream;
 
+use super::tls::Tls;
 use super::{Frame, PATIENCE, notation, say};
 
 /// Where a server or pooler listens.
@@ -33,6 +36,8 @@ pub struct Target {
     pub parameters: Vec<(String, String)>,
     /// 3.0 unless said otherwise.
     pub protocol: i32,
+    /// Whether in TLS.
+    pub tls: Option<Tls>,
 }
 
 impl Target {
@@ -45,7 +50,14 @@ impl Target {
             database: database.into(),
             parameters: Vec::new(),
             protocol: 3 << 16,
+            tls: None,
         }
+    }
+
+    /// In TLS.
+    pub fn in_tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     pub fn user(mut self, user: &str, password: &str) -> Self {
@@ -103,6 +115,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 enum Stream {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
     Other(Box<dyn Io>),
 }
@@ -112,6 +125,7 @@ pub struct Raw {
     stream: Stream,
     inbox: BytesMut,
     address: Option<Address>,
+    tls: Option<Tls>,
     /// Every frame heard, the login included.
     pub heard: Vec<Frame>,
     /// The last value of each ParameterStatus.
@@ -144,15 +158,45 @@ impl Raw {
             stream,
             inbox: BytesMut::new(),
             address: None,
+            tls: None,
             heard: Vec::new(),
             parameters: BTreeMap::new(),
             key: None,
         }
     }
 
+    /// Connects, and encrypts if the target says so; the error of the handshake.
+    pub async fn reach(target: &Target) -> io::Result<Self> {
+        let mut raw = Self::connect(&target.address).await;
+        let Some(tls) = &target.tls else { return Ok(raw) };
+        if !tls.is_direct {
+            raw.send([say::ssl_request()]).await;
+            let answer = raw.read_byte().await;
+            if answer != Some(b'S') {
+                return Err(io::Error::other(format!("{answer:?} in answer to SSLRequest")));
+            }
+        }
+        raw.encrypt(tls).await
+    }
+
+    /// Shakes hands now.
+    pub async fn encrypt(self, tls: &Tls) -> io::Result<Self> {
+        let Stream::Tcp(stream) = self.stream else { panic!("TLS is over TCP") };
+        assert!(self.inbox.is_empty(), "said before the handshake: {:?}", self.inbox);
+        let stream = timeout(PATIENCE, tls.connect(stream)).await.expect("a handshake in time")?;
+        let secured = Self::of(Stream::Tls(Box::new(stream)));
+        Ok(Self { address: self.address, tls: Some(tls.clone()), ..secured })
+    }
+
+    /// What the handshake came to.
+    pub fn session(&self) -> &rustls::CommonState {
+        let Stream::Tls(stream) = &self.stream else { panic!("not in TLS") };
+        stream.get_ref().1
+    }
+
     /// Logs in and fails the test if it is not let in.
     pub async fn login(target: &Target) -> Self {
-        let mut raw = Self::connect(&target.address).await;
+        let mut raw = Self::reach(target).await.unwrap_or_else(|error| panic!("{target:?}: {error}"));
         if let Err(refusal) = raw.try_login(target).await {
             panic!("{target:?}: {refusal:?}");
         }
@@ -188,8 +232,9 @@ impl Raw {
                     self.send([say::password(&md5_hash(user.as_bytes(), password.as_bytes(), salt))]).await;
                 }
                 10 => {
-                    let started = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-                    self.send([say::sasl_initial_response("SCRAM-SHA-256", started.message())]).await;
+                    let (mechanism, binding) = self.binding(&frame.body[4..]);
+                    let started = ScramSha256::new(password.as_bytes(), binding);
+                    self.send([say::sasl_initial_response(mechanism, started.message())]).await;
                     scram = Some(started);
                 }
                 11 => {
@@ -207,6 +252,23 @@ impl Raw {
         }
     }
 
+    /// What SCRAM is to be bound to, if it is offered.
+    fn binding(&self, offered: &[u8]) -> (&'static str, ChannelBinding) {
+        let offers_plus = offered.split(|byte| *byte == 0).any(|name| name == b"SCRAM-SHA-256-PLUS");
+        let Stream::Tls(stream) = &self.stream else {
+            return ("SCRAM-SHA-256", ChannelBinding::unsupported());
+        };
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let end_point = shown.and_then(Certificate::read).and_then(|certificate| certificate.end_point());
+        match end_point {
+            Some(hash) if offers_plus => {
+                ("SCRAM-SHA-256-PLUS", ChannelBinding::tls_server_end_point(hash.to_vec()))
+            }
+            Some(_) => ("SCRAM-SHA-256", ChannelBinding::unrequested()),
+            None => ("SCRAM-SHA-256", ChannelBinding::unsupported()),
+        }
+    }
+
     /// Says all of it in one write.
     pub async fn send(&mut self, messages: impl IntoIterator<Item = Bytes>) {
         let bytes = say::join(messages);
@@ -218,6 +280,10 @@ impl Raw {
         let sent = async {
             match &mut self.stream {
                 Stream::Tcp(stream) => stream.write_all(bytes).await,
+                Stream::Tls(stream) => match stream.write_all(bytes).await {
+                    Ok(()) => stream.flush().await,
+                    error => error,
+                },
                 Stream::Unix(stream) => stream.write_all(bytes).await,
                 Stream::Other(stream) => stream.write_all(bytes).await,
             }
@@ -342,7 +408,13 @@ impl Raw {
     pub fn cancel(&self) -> impl Future<Output = ()> + Send + use<> {
         let key = self.key.clone().expect("a peer that gave a key");
         let address = self.address.clone().expect("an address to cancel at");
-        async move { cancel(&address, &key).await }
+        let tls = self.tls.clone();
+        async move {
+            let target = Target { tls, ..Target::new(address, "", "") };
+            let mut raw = Self::reach(&target).await.expect("a way to cancel");
+            raw.send([say::cancel(&key)]).await;
+            raw.expect_close().await;
+        }
     }
 
     /// Reads raw bytes, for what is not in frames: the answer to SSLRequest.
@@ -366,6 +438,7 @@ impl Raw {
     pub async fn close(mut self) {
         let _ = match &mut self.stream {
             Stream::Tcp(stream) => stream.shutdown().await,
+            Stream::Tls(stream) => stream.shutdown().await,
             Stream::Unix(stream) => stream.shutdown().await,
             Stream::Other(stream) => stream.shutdown().await,
         };
@@ -379,14 +452,16 @@ impl Raw {
 
     /// Closes with RST, as a client whose machine or process died.
     pub fn reset(self) {
-        let Stream::Tcp(stream) = self.stream else { panic!("only TCP can be reset") };
-        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+        socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     }
 
     /// The TCP stream, for socket options.
     pub fn tcp(&self) -> &TcpStream {
-        let Stream::Tcp(stream) = &self.stream else { panic!("not TCP") };
-        stream
+        match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Other(_) | Stream::Unix(_) => panic!("not TCP"),
+        }
     }
 
     /// Cancel safe: bytes wait in the inbox until a frame is whole.
@@ -406,6 +481,7 @@ impl Raw {
         self.inbox.reserve(16 << 10);
         match &mut self.stream {
             Stream::Tcp(stream) => stream.read_buf(&mut self.inbox).await,
+            Stream::Tls(stream) => stream.read_buf(&mut self.inbox).await,
             Stream::Unix(stream) => stream.read_buf(&mut self.inbox).await,
             Stream::Other(stream) => stream.read_buf(&mut self.inbox).await,
         }

@@ -5,7 +5,7 @@
 //! pool that is as small as can be, and neither ever sees, or acts as, the other.
 //!
 //! Every test carries the number of its line in the contract's list. Left out, because what they are about does not
-//! exist: signed tokens (55, 56), the login tier (57, 58), `doctor` (35), TLS (a transport of 60).
+//! exist: signed tokens (55, 56), the login tier (57, 58), `doctor` (35).
 
 mod cancels;
 mod claims;
@@ -21,7 +21,7 @@ mod variables;
 
 use stage::{A, B, ME, Setting, Stage, act, first_column, is, me};
 
-/// Makes of one scenario a test for each major, and one for each transport.
+/// Makes of one scenario a test for each major, and some for each other transport (60).
 #[macro_export]
 macro_rules! contract {
     ($( $(#[$about:meta])* async fn $name:ident($setting:ident: Setting) $scenario:block )+) => { $(
@@ -49,6 +49,10 @@ macro_rules! contract {
             async fn on_17() { on(17, Transport::Tcp).await }
             #[tokio::test]
             async fn on_18() { on(18, Transport::Tcp).await }
+            #[tokio::test]
+            async fn over_tls_on_15() { on(15, Transport::Tls).await }
+            #[tokio::test]
+            async fn over_tls_on_18() { on(18, Transport::Tls).await }
             #[tokio::test]
             async fn over_unix_sockets() { on(17, Transport::Unix).await }
             #[tokio::test]

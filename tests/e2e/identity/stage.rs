@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::harness::pgusher::Builder;
 use crate::harness::raw::{Address, Target};
+use crate::harness::tls::Wanted;
 use crate::harness::{DelayProxy, Frame, PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
 
 pub const A: &str = "0a0a0a0a-0000-4000-8000-00000000000a";
@@ -19,6 +20,8 @@ pub enum Transport {
     /// Loopback, with a random delay on every segment, on both sides.
     Jittery,
     Tcp,
+    /// Encrypted on both sides, verified in full.
+    Tls,
     Unix,
 }
 
@@ -52,6 +55,15 @@ impl Setting {
         let sockets = tempfile::tempdir().expect("a directory");
         match transport {
             Transport::Tcp => {}
+            Transport::Tls => {
+                let (ca, directory) = (postgres.ca(), sockets.path());
+                let issued = ca.issue(Wanted::loopback(), directory, "pgusher");
+                builder = builder.tls("require", &issued).sslmode("verify-full").text(
+                    "tls.server",
+                    "sslrootcert",
+                    &ca.file(directory).display().to_string(),
+                );
+            }
             Transport::Unix => {
                 let directory = format!("{:?}", postgres.socket_dir().display().to_string());
                 builder = builder.of_database("host", &directory).text(
@@ -69,6 +81,7 @@ impl Setting {
         let mut target = pgusher.target();
         match transport {
             Transport::Tcp => {}
+            Transport::Tls => target = target.in_tls(postgres.ca().client()),
             Transport::Unix => {
                 let socket = sockets.path().join(format!(".s.PGSQL.{}", pgusher.port()));
                 eventually("the pooler listens on its socket", PATIENCE, async || {
