@@ -163,7 +163,7 @@ enum Encrypted {
 
 async fn encrypt(mut stream: Stream, connector: &Connector, name: &str) -> Result<Encrypted, ConnectError> {
     if connector.settings().sslnegotiation == Negotiation::Postgres {
-        match ask(&mut stream).await.map_err(ConnectError::Lost)? {
+        match ask(&mut stream).await.map_err(ConnectError::lost)? {
             b'S' if stream.peek().is_err() => {}
             b'N' => return Ok(Encrypted::Declined(stream)),
             // An ErrorResponse here is not believed: anybody could have said it (CVE-2024-10977).

@@ -26,7 +26,7 @@ pub enum ConnectError {
     /// The login failed.
     Login(LoginError),
     /// The connection broke during the login.
-    Lost(io::Error),
+    Lost(Arc<io::Error>),
     /// Encryption is required, and the server has none.
     NoEncryption(SslMode),
     /// There is no password to derive keys from.
@@ -44,6 +44,15 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// What a broken connection means: inside TLS the reason may come after the handshake, as a refused certificate does in
+    /// TLS 1.3.
+    pub(crate) fn lost(error: io::Error) -> Self {
+        match HandshakeError::from_io(error) {
+            HandshakeError::Broken(error) => Self::Lost(error),
+            refused => Self::Tls(refused),
+        }
+    }
+
     /// What the server said, if it said anything.
     pub fn server_error(&self) -> Option<&ServerError> {
         match self {
@@ -59,8 +68,7 @@ impl ConnectError {
     /// an unknown database or role will not mend itself.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Lost(error) => error.kind() != io::ErrorKind::InvalidData,
-            Self::TimedOut(_) | Self::Unreachable(_) => true,
+            Self::Lost(_) | Self::TimedOut(_) | Self::Unreachable(_) => true,
             Self::Tls(error) => error.is_passing(),
             Self::Login(LoginError::Refused(error)) => {
                 error.sqlstate().is_some_and(|state| state.starts_with("53") || state.starts_with("57"))

@@ -317,9 +317,9 @@ impl Manager {
             match login.on_input(&mut buffers.inbox, &mut buffers.outbox).map_err(ConnectError::Login)? {
                 Progress::Established(established) => return Ok((established, credential)),
                 Progress::NeedMore => {
-                    peer.drain().await.map_err(ConnectError::Lost)?;
-                    if !peer.fill().await.map_err(ConnectError::Lost)? {
-                        return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into()));
+                    peer.drain().await.map_err(ConnectError::lost)?;
+                    if !peer.fill().await.map_err(ConnectError::lost)? {
+                        return Err(ConnectError::lost(io::ErrorKind::UnexpectedEof.into()));
                     }
                 }
                 Progress::NeedsKeys { salt, iterations } => {
@@ -516,7 +516,7 @@ async fn run_connect_query(peer: &mut Peer, sql: &str) -> Result<(), ConnectErro
     use crate::wire::control::ErrorFields;
     use crate::wire::frame::{HEADER, backend};
     write::query(&mut peer.buffers.outbox, sql.as_bytes());
-    peer.drain().await.map_err(ConnectError::Lost)?;
+    peer.drain().await.map_err(ConnectError::lost)?;
     let mut refused = None;
     loop {
         while let Some(frame) = take_frame(&mut peer.buffers.inbox)? {
@@ -531,8 +531,8 @@ async fn run_connect_query(peer: &mut Peer, sql: &str) -> Result<(), ConnectErro
                 _ => {}
             }
         }
-        if !peer.fill().await.map_err(ConnectError::Lost)? {
-            return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into()));
+        if !peer.fill().await.map_err(ConnectError::lost)? {
+            return Err(ConnectError::lost(io::ErrorKind::UnexpectedEof.into()));
         }
     }
 }
@@ -541,7 +541,7 @@ fn take_frame(inbox: &mut BytesMut) -> Result<Option<BytesMut>, ConnectError> {
     match crate::wire::Header::read(inbox) {
         Ok(Some(header)) if inbox.len() >= header.len => Ok(Some(inbox.split_to(header.len))),
         Ok(_) => Ok(None),
-        Err(_) => Err(ConnectError::Lost(io::ErrorKind::InvalidData.into())),
+        Err(_) => Err(ConnectError::lost(io::ErrorKind::InvalidData.into())),
     }
 }
 

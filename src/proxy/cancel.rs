@@ -234,8 +234,8 @@ pub async fn deliver(mut aim: Aim) -> Result<(), ConnectError> {
         let mut peer = Peer::new(stream);
         write::cancel_request(&mut peer.buffers.outbox, key.process_id(), key.secret());
         aim.set_out();
-        peer.drain().await.map_err(ConnectError::Lost)?;
-        while peer.fill().await.map_err(ConnectError::Lost)? {
+        peer.drain().await.map_err(ConnectError::lost)?;
+        while peer.fill().await.map_err(ConnectError::lost)? {
             peer.buffers.inbox.clear();
         }
         aim.arrive();

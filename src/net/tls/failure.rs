@@ -93,7 +93,7 @@ pub enum HandshakeError {
 
 impl HandshakeError {
     /// What an encrypted stream's error means.
-    pub(super) fn from_io(error: io::Error) -> Self {
+    pub fn from_io(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(refused) => Self::Refused(Arc::new(refused.clone())),
             None => Self::Broken(Arc::new(error)),
