@@ -127,3 +127,86 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// `2.16.840.1.101.3.4.2`, under which SHA-2 has its numbers.
 const SHA2: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
+
+    fn certificate(params: &CertificateParams, key: &KeyPair) -> Certificate {
+        Certificate::read(params.self_signed(key).unwrap().der()).unwrap()
+    }
+
+    #[test]
+    fn names_are_those_of_one_kind() {
+        let mut params = CertificateParams::new(vec!["a.internal".into(), "b.internal".into()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "Ann, of shop");
+        params.subject_alt_names.push(SanType::URI("spiffe://a/b".try_into().unwrap()));
+        params.subject_alt_names.push(SanType::Rfc822Name("a@b.c".try_into().unwrap()));
+        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        let certificate = certificate(&params, &KeyPair::generate().unwrap());
+
+        assert_eq!(certificate.names(CertificateName::CommonName), ["Ann, of shop"]);
+        assert_eq!(certificate.names(CertificateName::Dns), ["a.internal", "b.internal"]);
+        assert_eq!(certificate.names(CertificateName::Email), ["a@b.c"]);
+        assert_eq!(certificate.names(CertificateName::Uri), ["spiffe://a/b"]);
+    }
+
+    #[test]
+    fn a_name_with_a_control_character_is_none() {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "admin\0.evil");
+        let certificate = certificate(&params, &KeyPair::generate().unwrap());
+
+        assert!(certificate.names(CertificateName::CommonName).is_empty());
+        assert!(certificate.names(CertificateName::Uri).is_empty());
+    }
+
+    #[test]
+    fn what_is_bound_to_is_hashed_as_the_signature_is() {
+        let params = CertificateParams::new(Vec::new()).unwrap();
+        for (algorithm, length) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, Some(32)),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, Some(48)),
+            (&rcgen::PKCS_ED25519, None),
+        ] {
+            let certificate = certificate(&params, &KeyPair::generate_for(algorithm).unwrap());
+
+            assert_eq!(certificate.end_point().map(|hash| hash.len()), length, "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn the_hash_of_a_pss_signature_is_in_its_parameters() {
+        let with = |hash: u8| {
+            let oid = [&[0xa0, 0x0f, 0x30, 0x0d, 0x06, 0x09], SHA2, &[hash, 0x05, 0x00]].concat();
+            pss_hash(&oid)
+        };
+
+        assert!(matches!(with(1), Hash::Sha256));
+        assert!(matches!(with(2), Hash::Sha384));
+        assert!(matches!(with(3), Hash::Sha512));
+        assert!(matches!(with(4), Hash::Sha224));
+        assert!(matches!(pss_hash(&[]), Hash::Sha256));
+        assert!(matches!(pss_hash(&[0xa0]), Hash::Sha256));
+    }
+
+    #[test]
+    fn dates_are_read() {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2055, 2, 3));
+        let certificate = certificate(&params, &KeyPair::generate().unwrap());
+        let seconds = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+
+        assert_eq!(seconds(certificate.not_before()), 978_307_200);
+        assert_eq!(seconds(certificate.not_after()), 2_685_225_600);
+    }
+
+    #[test]
+    fn nonsense_is_no_certificate() {
+        for bytes in [&b""[..], b"\x30\x03\x02\x01\x00", &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]] {
+            assert!(Certificate::read(&CertificateDer::from(bytes)).is_none());
+        }
+    }
+}

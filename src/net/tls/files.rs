@@ -189,3 +189,43 @@ pub(super) fn expiry(path: &Path, chain: &[CertificateDer<'_>]) -> Option<Expiry
     let leaf = Certificate::read(chain.first()?)?;
     Some((path.to_owned(), leaf.not_after()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_watched_is_made_again_when_it_changes_and_only_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "1").unwrap();
+        let from = path.clone();
+        let watched = Watched::new(vec![path.clone()], move || {
+            let read =
+                fs::read_to_string(&from).map_err(|error| FileError::Unreadable(from.clone(), error))?;
+            if read == "bad" { Err(FileError::NoKey(from.clone())) } else { Ok(read) }
+        });
+
+        let first = watched.current().unwrap();
+        assert!(Arc::ptr_eq(&first, &watched.current().unwrap()));
+
+        fs::write(&path, "bad").unwrap();
+        assert!(Arc::ptr_eq(&first, &watched.current().unwrap()), "what was there stays");
+        assert!(matches!(*watched.reload().unwrap_err(), FileError::NoKey(_)));
+
+        fs::write(&path, "second").unwrap();
+        assert_eq!(*watched.current().unwrap(), "second");
+        assert!(watched.reload().is_ok());
+
+        fs::remove_file(&path).unwrap();
+        assert_eq!(*watched.current().unwrap(), "second");
+    }
+
+    #[test]
+    fn what_never_was_of_use_says_why() {
+        let watched: Watched<()> =
+            Watched::new(vec!["/gone".into()], || Err(FileError::NoCertificate("/gone".into())));
+
+        assert_eq!(watched.current().unwrap_err().to_string(), "/gone holds no certificate in PEM");
+    }
+}
