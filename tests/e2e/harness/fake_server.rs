@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::raw::take_frame;
+use super::raw::{Io, take_frame};
 use super::{Frame, PATIENCE, answer, say};
 
 /// Listens on a port of its own and gives every connection to the script. Ends when dropped.
@@ -31,7 +31,16 @@ impl FakeServer {
         Script: Fn(FakeClient) -> Served + Send + 'static,
         Served: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_on("127.0.0.1:0", script).await
+    }
+
+    /// The same, on another address.
+    pub async fn start_on<Script, Served>(address: &str, script: Script) -> Self
+    where
+        Script: Fn(FakeClient) -> Served + Send + 'static,
+        Served: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
@@ -188,6 +197,16 @@ impl FakeClient {
         Ok(stream.get_ref().1)
     }
 
+    /// The connection itself, for whoever passes it on; nothing may have come that was not read.
+    pub fn into_io(self) -> Box<dyn Io> {
+        assert!(self.inbox.is_empty(), "{:?}", self.inbox);
+        match self.stream {
+            Stream::Tcp(stream) => Box::new(stream),
+            Stream::Tls(stream) => stream,
+            Stream::Gone => panic!("the connection was lost in a handshake"),
+        }
+    }
+
     /// Whether the peer is spoken to in TLS.
     pub fn is_encrypted(&self) -> bool {
         matches!(self.stream, Stream::Tls(_))
@@ -250,6 +269,12 @@ impl FakeClient {
         socket2::SockRef::from(self.stream.tcp())
             .set_linger(Some(std::time::Duration::ZERO))
             .expect("SO_LINGER");
+    }
+
+    /// Waits for any bytes, and drops them.
+    pub async fn read_some(&mut self) {
+        let _ = self.fill().await;
+        self.inbox.clear();
     }
 
     /// Waits until the peer closes, whatever it says.

@@ -33,6 +33,16 @@ pub struct Issued {
 }
 
 impl Issued {
+    fn write(certificate: &rcgen::Certificate, key: &KeyPair, directory: &Path, name: &str) -> Self {
+        let issued = Self {
+            certificate: directory.join(format!("{name}.crt")),
+            key: directory.join(format!("{name}.key")),
+        };
+        fs::write(&issued.certificate, certificate.pem()).expect("a file");
+        fs::write(&issued.key, key.serialize_pem()).expect("a file");
+        issued
+    }
+
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         let pem = fs::read(&self.certificate).expect("a certificate");
         CertificateDer::pem_slice_iter(&pem).map(|der| der.expect("PEM")).collect()
@@ -103,6 +113,14 @@ impl Wanted {
         self
     }
 
+    /// A certificate that is its own CA, as `openssl req -x509` makes them.
+    pub fn signed_by_itself(mut self, directory: &Path, name: &str) -> Issued {
+        self.0.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = self.0.self_signed(&key).expect("a certificate");
+        Issued::write(&certificate, &key, directory, name)
+    }
+
     fn also(mut self, name: SanType) -> Self {
         self.0.subject_alt_names.push(name);
         self
@@ -136,13 +154,7 @@ impl Ca {
     pub fn issue(&self, wanted: Wanted, directory: &Path, name: &str) -> Issued {
         let key = KeyPair::generate().expect("a key");
         let certificate = wanted.0.signed_by(&key, &self.issuer).expect("a certificate");
-        let issued = Issued {
-            certificate: directory.join(format!("{name}.crt")),
-            key: directory.join(format!("{name}.key")),
-        };
-        fs::write(&issued.certificate, certificate.pem()).expect("a file");
-        fs::write(&issued.key, key.serialize_pem()).expect("a file");
-        issued
+        Issued::write(&certificate, &key, directory, name)
     }
 
     /// Its own certificate, in a file.

@@ -2,6 +2,8 @@
 
 mod certificates;
 mod clients;
+mod interceptors;
+mod reload;
 mod servers;
 
 use std::sync::Arc;
