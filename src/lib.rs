@@ -18,8 +18,8 @@
 //!           │
 //!         proxy                                clients served
 //!           │
-//!   pool ───┴─── drain                         servers kept and lent; counting those who are still served
-//!    │
+//!   pool ───┼─── drain                         servers kept and lent; counting those who are still served
+//!    │      └─── token                         what a signed token proves
 //!   net, hashing   telemetry (beside all of these: the log, what counts)
 //!    │
 //!  ──┼───────────────────────────────────────  below is PURE: no tokio, clock, log, file, thread
@@ -45,6 +45,7 @@
 //! | [`net`] | sockets and their buffers, plain and in TLS |
 //! | [`pool`] | servers made, kept, lent and closed (over deadpool) |
 //! | [`hashing`] | keys from passwords, away from the threads that serve queries |
+//! | [`token`] | what a signed token (JWT) proves, and where the keys come from |
 //! | [`drain`] | who is still being served when we are told to end |
 //! | [`proxy`] | clients, from accept to farewell |
 //! | [`admin`] | metrics and health over HTTP |
@@ -90,6 +91,7 @@
 //! | a field of a login message | `wire/startup.rs`, `wire/control.rs` |
 //! | something else that is said before the client's words | `session/inject.rs`, with its step in `session/pipeline.rs` |
 //! | another way to say who the user is | `session/claim.rs`; read from SQL in `session/sql.rs`, from parameters in `session/bound.rs`, from the startup packet in `proxy/entrance.rs` |
+//! | another proof of who the user is | `token/`; its SET is a [`session::idle::Idle::NeedVerdict`], its login a [`session::opening::Step::Token`] |
 //! | a command answered without a server | `session/sql.rs` (recognised), `session/idle.rs` (answered) |
 //! | session state that pins, or is swept | `session/hold.rs` (its name), `session/inspect.rs` (how it is found and removed), `session/sql.rs` (when to ask) |
 //! | where users' verifiers come from | `proxy/verifiers.rs`; asked of a database: `proxy/auth_query.rs`, over a connection of `pool/asker.rs` |
@@ -123,6 +125,7 @@
 //! | turn, exchange | what happens while a client holds a server | ours |
 //! | owed, pipeline | answers the server has still to give, in order | PgBouncer's outstanding requests |
 //! | unit | what a client sends up to and including a Query, Sync or FunctionCall | ours |
+//! | token, grant | a JWT; the identity it proves, and until when | RFC 7519; ours |
 //! | identity, claim | the end user a transaction runs for; what the client has said about it | ours |
 //! | prelude, barrier, proven | what we say first; the wait for its answers; the wait over | ours |
 //! | tracked settings | those a client wants, put on whichever server it gets | ours |
@@ -161,6 +164,8 @@
 //! - **Metrics are fields, read when asked.** A recorder of the crate `metrics` keeps each observation of a histogram until somebody
 //!   scrapes, and every series for ever. `telemetry/instruments.rs` is a few atomics for each pool, gone with it; names, labels and
 //!   text are the crates' own.
+//! - **A token is a question, not a check.** The core has no clock and no keys: it says that a client gives a token and is told
+//!   what that proves. jsonwebtoken reads the token, `ring` does the mathematics (`token/signature.rs`): what TLS uses already.
 //! - **[`demo`] uses nothing of ours.** What it shows has to be what a user's processes would see.
 
 #![forbid(unsafe_code)]
@@ -183,4 +188,5 @@ pub mod proxy;
 pub mod reload;
 pub mod session;
 pub mod telemetry;
+pub mod token;
 pub mod wire;

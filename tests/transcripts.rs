@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -25,8 +26,8 @@ use pgusher::names::ServerId;
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::prepared::{Interner, Statement};
 use pgusher::session::{
-    ClientState, Exchange, Form, Identity, IdentitySettings, Missing, Mode, Outcome, Parameters, Pattern,
-    Rules, Scope, ServerState, SetPolicy, Values,
+    ClientState, Exchange, Form, Grant, Identity, IdentitySettings, Missing, Mode, Outcome, Parameters,
+    Pattern, Rules, Scope, ServerState, SetPolicy, TokenFault, Values,
 };
 use pgusher::wire::frontend::{self, Bind, Parse, Target};
 use pgusher::wire::{Buffers, Header, backend, write};
@@ -122,7 +123,7 @@ impl Stage {
             let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
             match verb {
                 "rules" => rules = rest,
-                "client" | "server>" | "hangs-up" => {
+                "client" | "server>" | "hangs-up" | "expires" => {
                     self.client.get_or_insert_with(|| client(rules));
                     self.act(verb, rest);
                     self.settle(&mut played);
@@ -140,6 +141,9 @@ impl Stage {
             return messages(rest).iter().for_each(|words| say(words, &mut self.buffers.inbox, true));
         }
         let server = self.servers.get_mut(&self.current.expect("a server")).unwrap();
+        if verb == "expires" {
+            return server.exchange.end_soon();
+        }
         if verb == "hangs-up" {
             let can = server.exchange.abandon(&mut server.buffers.outbox);
             assert!(can, "the server is lost");
@@ -174,6 +178,11 @@ impl Stage {
                         return writeln!(played, "  left").unwrap();
                     }
                     Idle::NeedServer => {}
+                    Idle::NeedVerdict(token) => {
+                        writeln!(played, "  asks what a token proves").unwrap();
+                        client.verdict = Some(Box::new(verdict(token.expose())));
+                        continue;
+                    }
                 }
                 let number = *self.current.get_or_insert(self.next);
                 let server = self.servers.entry(number).or_insert_with(|| Server::new(number));
@@ -225,6 +234,12 @@ impl Stage {
     }
 }
 
+/// `good.NAME` proves that the user is NAME; everything else has a wrong signature.
+fn verdict(token: &[u8]) -> Result<Grant, TokenFault> {
+    let name = token.strip_prefix(b"good.").ok_or(TokenFault::Signature)?;
+    Ok(Grant { identities: Identity::new(name, &Pattern::Any).into(), until: NonZeroU64::MAX })
+}
+
 fn client(words: &str) -> ClientState {
     let mut rules = Rules {
         identity: IdentitySettings {
@@ -251,6 +266,7 @@ fn client(words: &str) -> ClientState {
             ("scope", "transaction") => rules.identity.scope = Scope::Transaction,
             ("server_statements", count) => rules.server_statements = count.parse().unwrap(),
             ("set", "pin") => rules.set = SetPolicy::Pin,
+            ("tokens", "on") => rules.identity.token.key = Some("a key".into()),
             ("strict", "on") => rules.identity.strict = true,
             _ => panic!("no such rule: {word}"),
         }

@@ -24,6 +24,7 @@ use crate::config::word::{Choice, alternatives, chosen, word};
 use crate::config::{options, units};
 use crate::session::{self, Pattern};
 use crate::telemetry::log;
+use crate::token::{self, KeySet, Secrecy};
 
 /// One field of the settings, seen as what the operator may write there.
 pub(super) trait Field {
@@ -180,6 +181,21 @@ pub(super) fn variable(at: &mut String) -> Slot<'_> {
 /// Names of custom variables of PostgreSQL, and which values each may have.
 pub(super) fn variables(at: &mut Vec<session::Variable>) -> Slot<'_> {
     Box::new(Variables(at))
+}
+
+/// Claims of a token, and which variable each gives its value.
+pub(super) fn claims(at: &mut Vec<(String, String)>) -> Slot<'_> {
+    Box::new(Claims(at))
+}
+
+/// Where a JWK set is fetched from; `""` is nowhere.
+pub(super) fn keys_url(at: &mut Option<String>) -> Slot<'_> {
+    Box::new(KeysUrl(at))
+}
+
+/// A public key, as a JWK or PEM; `""` is none.
+pub(super) fn public_key(at: &mut Option<String>) -> Slot<'_> {
+    Box::new(PublicKey(at))
 }
 
 /// A log level or filters.
@@ -668,6 +684,70 @@ impl Field for Variables<'_> {
     fn show(&self) -> String {
         let entries: Vec<_> = self.0.iter().map(|it| (quoted(&it.name), quoted(word(&it.pattern)))).collect();
         table(&entries)
+    }
+}
+
+struct Claims<'a>(&'a mut Vec<(String, String)>);
+
+impl Field for Claims<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let expected = "expected { sub = \"app.current_user_id\", … } (in a variable: `sub=app.current_user_id,…`): claims of a token, each with the variable it gives its value";
+        let mut read: Vec<(String, String)> = Vec::new();
+        for (claim, target) in pairs(value).ok_or(expected)? {
+            let mut variable = String::new();
+            Variable(&mut variable).read(&target)?;
+            if claim.is_empty() {
+                return Err(expected.into());
+            }
+            if read.iter().any(|(_, other)| other.eq_ignore_ascii_case(&variable)) {
+                return Err(format!("two claims give {variable} its value"));
+            }
+            read.push((claim, variable));
+        }
+        *self.0 = read;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        table(&self.0.iter().map(|(claim, variable)| (claim.clone(), quoted(variable))).collect::<Vec<_>>())
+    }
+}
+
+struct KeysUrl<'a>(&'a mut Option<String>);
+
+impl Field for KeysUrl<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let mut url = None;
+        Text(&mut url).read(value)?;
+        url.as_deref().map_or(Ok(()), token::check_url)?;
+        *self.0 = url;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0.as_deref().unwrap_or_default())
+    }
+}
+
+struct PublicKey<'a>(&'a mut Option<String>);
+
+impl Field for PublicKey<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let text = value.text().ok_or("expected a JWK or a public key as PEM, in quotes")?;
+        if !text.is_empty() {
+            KeySet::read(text.as_bytes(), Secrecy::Private).map_err(|error| error.to_string())?;
+        }
+        *self.0 = Some(text.to_owned()).filter(|text| !text.is_empty());
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(self.0.as_deref().unwrap_or_default())
+    }
+
+    /// It may be a secret all the same.
+    fn redact(&self, _value: &Value) -> String {
+        HIDDEN.into()
     }
 }
 

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use crate::auth::Secret;
 use crate::config::field::{
-    Slot, addresses, choice, choice_or_off, count, delay, duration, hosts, inherited_choice, inherited_count,
-    level, limit, listener, names, path, period, period_or_at_once, permissions, question, secret,
-    settings_table, size, switch, text, url, user_map, variable, variables, workers,
+    Slot, addresses, choice, choice_or_off, claims, count, delay, duration, hosts, inherited_choice,
+    inherited_count, keys_url, level, limit, listener, names, path, period, period_or_at_once, permissions,
+    public_key, question, secret, settings_table, size, switch, text, url, user_map, variable, variables,
+    workers,
 };
 use crate::config::url::{HostText, PORT, Url};
 use crate::net::tls::{ClientSettings, ServerSettings};
@@ -166,6 +167,19 @@ identity_rows! {
     "trusted_sql" => |it| switch(&mut it.trusted_sql),
     "exempt" => |it| names(&mut it.exempt),
     "strict" => |it| switch(&mut it.strict),
+    "jwt_variable" => |it| variable(&mut it.token.variable),
+    "jwt_keys_file" => |it| path(&mut it.token.keys_file),
+    "jwt_keys_url" => |it| keys_url(&mut it.token.keys_url),
+    "jwt_ca_file" => |it| path(&mut it.token.ca_file),
+    "jwt_key" => |it| public_key(&mut it.token.key),
+    "jwt_secret" => |it| secret(&mut it.token.secret),
+    "jwt_secret_file" => |it| path(&mut it.token.secret_file),
+    "jwt_refresh" => |it| duration(&mut it.token.refresh),
+    "jwt_issuer" => |it| text(&mut it.token.issuer),
+    "jwt_audience" => |it| names(&mut it.token.audience),
+    "jwt_leeway" => |it| delay(&mut it.token.leeway),
+    "jwt_claims" => |it| claims(&mut it.token.claims),
+    "jwt_from_password" => |it| switch(&mut it.token.from_password),
 }
 
 const METRICS: &[Row<admin::Settings>] = &[

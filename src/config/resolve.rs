@@ -11,7 +11,8 @@
 //! To connect, to look hosts up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::admin;
 use crate::auth::userlist;
@@ -26,8 +27,9 @@ use crate::config::{Config, ReadFile};
 use crate::net::tls::SslMode;
 use crate::pool::{PasswordSource, Upstream};
 use crate::proxy::{AuthQuerySettings, DatabaseEntry, UserEntry};
-use crate::session::{IdentitySettings, Variable};
+use crate::session::{IdentitySettings, TokenSettings, Variable};
 use crate::telemetry::log;
+use crate::token::{self, KeyError, KeySet, Secrecy};
 
 /// Makes the configuration of everything written, which holds only if no problem is added. What is not there is a
 /// problem only if the ledger `is_whole`: a file that could not be read may well have said it.
@@ -63,7 +65,7 @@ impl Resolve<'_> {
 
         let names = |section| self.ledger.names(section).map(str::to_owned).collect::<Vec<_>>();
         let (databases, users) = (names(Section::Databases), names(Section::Users));
-        self.check_variables(Section::Identity, "", &pool.pooling.rules.identity);
+        self.check_identity(Section::Identity, "", &pool.pooling.rules.identity);
         let databases: Vec<_> =
             databases.into_iter().map(|name| self.database(name, &pool.pooling, &servers)).collect();
         if listen.net.tls.mode == SslMode::Disable {
@@ -123,7 +125,7 @@ impl Resolve<'_> {
         {
             pooling.limits.connect_timeout = timeout;
         }
-        self.check_variables(Section::Databases, &name, &pooling.rules.identity);
+        self.check_identity(Section::Databases, &name, &pooling.rules.identity);
         let is_shared = written.user.is_some() || written.url.as_ref().is_some_and(|url| url.user.is_some());
         let identities = self.identities(&mut pooling.rules.identity, is_shared);
         let auth_query = self.auth_query(&name, &written);
@@ -157,7 +159,7 @@ impl Resolve<'_> {
             let all = identities.values().chain([&*everybody]).flat_map(IdentitySettings::said);
             let all: BTreeSet<String> = all.map(str::to_ascii_lowercase).collect();
             for identity in identities.values_mut().chain([everybody]) {
-                let is_stated = |name: &String| identity.position(name.as_bytes()).is_some();
+                let is_stated = |name: &String| identity.subject(name.as_bytes()).is_some();
                 identity.others = all.iter().filter(|name| !is_stated(name)).cloned().collect();
             }
         }
@@ -175,12 +177,113 @@ impl Resolve<'_> {
         own.0
     }
 
+    /// What the values of an identity mean together, where one of them is written.
+    fn check_identity(&mut self, section: Section, name: &str, identity: &IdentitySettings) {
+        self.check_variables(section, name, identity);
+        let own = |key: &'static str| own_key(section, key);
+        let concerns_tokens = |key: &str| {
+            let key = key.strip_prefix("identity_").unwrap_or(key);
+            key.starts_with("jwt_") || key.starts_with("variable") || key.starts_with("from_")
+        };
+        if !self.ledger.table(section, name).any(|(place, ..)| concerns_tokens(place.key)) {
+            return;
+        }
+        let token = &identity.token;
+        let sources = [
+            ("jwt_keys_file", token.keys_file.is_some()),
+            ("jwt_keys_url", token.keys_url.is_some()),
+            ("jwt_key", token.key.is_some()),
+            ("jwt_secret", token.secret.is_some()),
+            ("jwt_secret_file", token.secret_file.is_some()),
+        ];
+        let mut sources = sources.into_iter().filter(|(_, is_there)| *is_there).map(|(key, _)| key);
+        let (first, second) = (sources.next(), sources.next());
+        if let Some(second) = second {
+            self.blame(section, name, own(second), "keys come from one place: there is another already");
+        }
+        let Some(source) = first else { return };
+        self.check_keys(section, name, own(source), token);
+        self.check_claims(section, name, own("jwt_claims"), identity);
+        let is_variable = |known: &str| known.eq_ignore_ascii_case(&token.variable);
+        if identity.said().any(is_variable) {
+            let reason = "the variable that tokens are given by cannot be one that they state";
+            self.blame(section, name, own("jwt_variable"), reason);
+        }
+        for (key, is_on) in [
+            ("from_certificate", identity.from_certificate.is_some()),
+            ("from_login_role", identity.from_login_role),
+            ("from_user_suffix", identity.from_user_suffix),
+        ] {
+            if is_on {
+                self.blame(
+                    section,
+                    name,
+                    own(key),
+                    "where there is a key for tokens, only they say who the user is",
+                );
+            }
+        }
+        if token.leeway > MOST_LEEWAY {
+            self.blame(section, name, own("jwt_leeway"), "expected at most \"1h\"");
+        }
+    }
+
+    /// Keys that are written, or in files, can be used.
+    fn check_keys(&mut self, section: Section, name: &str, key: &'static str, token: &TokenSettings) {
+        if let Some(Err(error)) = token.secret.as_ref().map(KeySet::of_secret) {
+            self.blame(section, name, key, &error.to_string());
+        }
+        let keys = |text: &[u8]| KeySet::read(text, Secrecy::Private).map(drop);
+        self.check_file(section, name, "jwt_keys_file", &token.keys_file, keys);
+        self.check_file(section, name, "jwt_secret_file", &token.secret_file, |text| {
+            token::secret(text).map(drop)
+        });
+        self.check_file(section, name, "jwt_ca_file", &token.ca_file, |_| Ok(()));
+    }
+
+    fn check_file(
+        &mut self,
+        section: Section,
+        name: &str,
+        key: &str,
+        path: &Option<PathBuf>,
+        check: impl FnOnce(&[u8]) -> Result<(), KeyError>,
+    ) {
+        let Some(path) = path else { return };
+        let text = (self.read_file)(path).map_err(|error| error.to_string());
+        let checked = text.and_then(|text| check(&text).map_err(|error| error.to_string()));
+        if let Err(reason) = checked {
+            self.unreadable(section, name, own_key(section, key), path, &reason);
+        }
+    }
+
+    /// The claims give each variable its value, and no other.
+    fn check_claims(&mut self, section: Section, name: &str, key: &'static str, identity: &IdentitySettings) {
+        let claims = &identity.token.claims;
+        for (at, (variable, _)) in identity.stated().enumerate() {
+            let is_default = at == 0 && claims.is_empty();
+            if !is_default && !claims.iter().any(|(_, to)| to.eq_ignore_ascii_case(variable)) {
+                self.blame(
+                    section,
+                    name,
+                    key,
+                    &format!("no claim gives {variable} its value, and nothing else may"),
+                );
+            }
+        }
+        for (claim, to) in claims {
+            if !identity.stated().any(|(variable, _)| variable.eq_ignore_ascii_case(to)) {
+                let reason = format!(
+                    "{claim} gives a value to {to}, which is not among the variables of the identity"
+                );
+                self.blame(section, name, key, &reason);
+            }
+        }
+    }
+
     /// No variable is stated twice.
     fn check_variables(&mut self, section: Section, name: &str, identity: &IdentitySettings) {
-        let (variable, variables) = match section {
-            Section::Identity => ("variable", "variables"),
-            _ => ("identity_variable", "identity_variables"),
-        };
+        let (variable, variables) = (own_key(section, "variable"), own_key(section, "variables"));
         let is_written =
             self.is_written(section, name, variable) || self.is_written(section, name, variables);
         let is_main = |further: &Variable| further.name.eq_ignore_ascii_case(&identity.variable);
@@ -273,7 +376,7 @@ impl Resolve<'_> {
         }
         let identity = &written.pooling.rules.identity;
         let is_identity = |name: &str| {
-            identity.variable.eq_ignore_ascii_case(name) || identity.position(name.as_bytes()).is_some()
+            identity.variable.eq_ignore_ascii_case(name) || identity.subject(name.as_bytes()).is_some()
         };
         if let Some((variable, _)) = settings.iter().find(|(setting, _)| is_identity(setting)) {
             let key = if stated(variable) { "settings" } else { "url" };
@@ -290,7 +393,7 @@ impl Resolve<'_> {
     fn user(&mut self, name: String, identity: &IdentitySettings) -> UserEntry {
         let inherited = User { identity: identity.clone(), ..User::default() };
         let written = self.filled(Section::Users, &name, inherited);
-        self.check_variables(Section::Users, &name, &written.identity);
+        self.check_identity(Section::Users, &name, &written.identity);
         self.check_password(Section::Users, &name);
         if let (Some(min), Some(size)) = (written.min, written.size)
             && min > size
@@ -461,6 +564,15 @@ fn first_line(bytes: &[u8]) -> Result<Secret, String> {
     std::str::from_utf8(line).map(Secret::from).map_err(|_| "its first line is not UTF-8".into())
 }
 
+/// The key of the identity as it is written in a section.
+fn own_key(section: Section, key: &str) -> &'static str {
+    let own = match section {
+        Section::Identity => section.key(key),
+        _ => section.key(&format!("identity_{key}")),
+    };
+    own.expect("a key of the table")
+}
+
 fn above(min: usize, size: usize) -> String {
     format!("min ({min}) is above size ({size})")
 }
@@ -470,5 +582,6 @@ const AUTH_PASSWORD_FILE: &str = "auth_password_file";
 /// The keys that mean something only with `auth_user`.
 const AUTH_KEYS: [&str; 6] =
     [AUTH_PASSWORD, AUTH_PASSWORD_FILE, "auth_query", "auth_dbname", "auth_ttl", "auth_negative_ttl"];
+const MOST_LEEWAY: Duration = Duration::from_secs(3600);
 const PASSWORD_FILE: &str = "password_file";
 const STATEMENT_TIMEOUT: &str = "statement_timeout";

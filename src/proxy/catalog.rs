@@ -14,7 +14,8 @@ use std::sync::Arc;
 use crate::names::{Database, PoolKey, User};
 use crate::pool::{Cap, Places, Recipe, Settings, Upstream};
 use crate::proxy::settings::{DatabaseEntry, UserEntry};
-use crate::session::Rules;
+use crate::session::{IdentitySettings, Rules};
+use crate::token::Tokens;
 
 /// The name of the entry for databases that have none of their own.
 const FALLBACK: &[u8] = b"*";
@@ -24,6 +25,7 @@ pub struct Catalog {
     /// Which reading of the configuration it is.
     edition: u64,
     databases: HashMap<Vec<u8>, Place>,
+    tokens: Vec<(IdentitySettings, Arc<Tokens>)>,
     users: HashMap<Vec<u8>, Person>,
 }
 
@@ -32,12 +34,17 @@ struct Place {
     upstream: Arc<Upstream>,
     settings: Arc<Settings>,
     rules: Arc<Rules>,
-    /// The rules of users for whom something differs.
-    own: HashMap<Vec<u8>, Arc<Rules>>,
+    /// What verifies the tokens that say who a user is.
+    tokens: Option<Arc<Tokens>>,
+    /// The same for users for whom something differs.
+    own: HashMap<Vec<u8>, Own>,
     servers: Option<Arc<Cap>>,
     clients: Option<Arc<Places>>,
     requires_tls: bool,
 }
+
+/// What differs for one user.
+type Own = (Arc<Rules>, Option<Arc<Tokens>>);
 
 /// A user, with what is counted for it.
 struct Person {
@@ -54,6 +61,8 @@ pub struct Seat {
     pub recipe: Recipe,
     /// The rules of its conversation.
     pub rules: Arc<Rules>,
+    /// What verifies its tokens, if they say who its user is.
+    pub tokens: Option<Arc<Tokens>>,
     /// Whether it needs no identity.
     pub is_exempt: bool,
     /// The caps on clients it counts against.
@@ -78,6 +87,29 @@ fn places(most: Option<usize>, before: Option<&Arc<Places>>) -> Option<Arc<Place
     most.map(|most| Places::new(Some(most)))
 }
 
+/// Everything that verifies tokens: one for all who have the same identity, from edition to edition, for it knows keys.
+struct Verifiers<'a> {
+    before: &'a [(IdentitySettings, Arc<Tokens>)],
+    made: Vec<(IdentitySettings, Arc<Tokens>)>,
+}
+
+impl Verifiers<'_> {
+    fn of(&mut self, identity: &IdentitySettings) -> Option<Arc<Tokens>> {
+        if !identity.takes_tokens() {
+            return None;
+        }
+        let is_same =
+            |other: &IdentitySettings| other.token == identity.token && other.stated().eq(identity.stated());
+        if let Some((_, tokens)) = self.made.iter().find(|(other, _)| is_same(other)) {
+            return Some(tokens.clone());
+        }
+        let before = self.before.iter().find(|(other, _)| is_same(other));
+        let tokens = before.map_or_else(|| Arc::new(Tokens::new(identity)), |(_, tokens)| tokens.clone());
+        self.made.push((identity.clone(), tokens.clone()));
+        Some(tokens)
+    }
+}
+
 /// The rules of one user, if they are not those of everybody.
 fn own(database: &DatabaseEntry, user: &UserEntry) -> Option<Arc<Rules>> {
     let mode = user.mode.filter(|mode| *mode != database.rules.mode);
@@ -94,7 +126,9 @@ fn own(database: &DatabaseEntry, user: &UserEntry) -> Option<Arc<Rules>> {
 impl Catalog {
     /// What configuration says, and what was counted so far.
     pub fn new(databases: &[DatabaseEntry], users: &[UserEntry], before: Option<&Self>) -> Self {
-        let place = |entry: &DatabaseEntry| {
+        let mut verifiers =
+            Verifiers { before: before.map_or(&[], |before| &before.tokens), made: Vec::new() };
+        let mut place = |entry: &DatabaseEntry| {
             let before = before.and_then(|before| before.databases.get(entry.name.as_bytes()));
             Place {
                 upstream: Arc::new(entry.upstream.clone()),
@@ -102,9 +136,14 @@ impl Catalog {
                 rules: before
                     .filter(|before| *before.rules == entry.rules)
                     .map_or_else(|| Arc::new(entry.rules.clone()), |before| before.rules.clone()),
+                tokens: verifiers.of(&entry.rules.identity),
                 own: users
                     .iter()
-                    .filter_map(|user| Some((user.name.clone().into(), own(entry, user)?)))
+                    .filter_map(|user| {
+                        let rules = own(entry, user)?;
+                        let tokens = verifiers.of(&rules.identity);
+                        Some((user.name.clone().into(), (rules, tokens)))
+                    })
                     .collect(),
                 servers: cap(entry.upstream.max_servers, before.and_then(|before| before.servers.as_ref())),
                 clients: places(
@@ -125,6 +164,7 @@ impl Catalog {
         Self {
             edition: before.map_or(0, |before| before.edition + 1),
             databases: databases.iter().map(|entry| (entry.name.as_bytes().to_vec(), place(entry))).collect(),
+            tokens: verifiers.made,
             users: users.iter().map(|entry| (entry.name.as_bytes().to_vec(), person(entry))).collect(),
         }
     }
@@ -154,7 +194,7 @@ impl Catalog {
                 Arc::new(Settings { size, min, ..(*place.settings).clone() })
             }
         };
-        let rules = place.own.get(key.user.as_bytes()).unwrap_or(&place.rules);
+        let rules = place.own.get(key.user.as_bytes()).map_or(&place.rules, |(rules, _)| rules);
         Some(Recipe {
             edition: self.edition,
             upstream: place.upstream.clone(),
@@ -175,13 +215,17 @@ impl Catalog {
         let place = self.place(database)?;
         let person = self.users.get(user.as_bytes());
         let forced = place.upstream.user.as_deref().map(User::from);
-        let rules = place.own.get(user.as_bytes()).unwrap_or(&place.rules).clone();
+        let (rules, tokens) = match place.own.get(user.as_bytes()) {
+            Some(own) => own.clone(),
+            None => (place.rules.clone(), place.tokens.clone()),
+        };
         let key = PoolKey { database: database.clone(), user: forced.unwrap_or_else(|| user.clone()) };
         let name = String::from_utf8_lossy(user.as_bytes());
         Some(Seat {
             is_exempt: rules.identity.exempt.iter().any(|exempt| *exempt == name),
             recipe: self.recipe(&key)?,
             key,
+            tokens,
             caps: place
                 .clients
                 .clone()
@@ -213,6 +257,11 @@ impl Catalog {
             (Some(only), None) => self.seat(&Database::from(&**only), user),
             _ => None,
         }
+    }
+
+    /// Everything that verifies tokens.
+    pub fn tokens(&self) -> impl Iterator<Item = &Arc<Tokens>> {
+        self.tokens.iter().map(|(_, tokens)| tokens)
     }
 
     /// A seat for each database and user that has a minimum of servers and can log in by itself.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use crate::auth::Method;
+use crate::auth::{Method, Secret};
 use crate::drain::Present;
 use crate::names::ClientId;
 use crate::net::{Peer, Stream};
@@ -38,7 +38,8 @@ use crate::proxy::replication;
 use crate::session::exchange::Loss;
 use crate::session::idle::{self, Idle};
 use crate::session::violation::Side;
-use crate::session::{Adoption, Clean, ClientState, MustLogInAnew, Outcome};
+use crate::session::{Adoption, Clean, ClientState, MustLogInAnew, Outcome, Refusal, TokenFault};
+use crate::token::has_passed;
 
 /// Times a turn is begun again when none of the client's words were executed.
 const TRIES: u32 = 3;
@@ -110,6 +111,8 @@ enum Wish {
     /// To be told what the configuration says now.
     News,
     Server,
+    /// To know what this token proves.
+    Verdict(Secret),
 }
 
 impl Client {
@@ -133,6 +136,10 @@ impl Client {
                     Err(ended) => break ended,
                 },
                 Wish::Server => {}
+                Wish::Verdict(token) => {
+                    self.judge(&token).await;
+                    continue;
+                }
             }
             if let Err(ended) = self.turn().await {
                 break ended;
@@ -151,6 +158,19 @@ impl Client {
                 Err(_) => Wish::End(Ended::Idle),
             },
         }
+    }
+
+    /// Finds out what a token proves, once for each that is given.
+    async fn judge(&mut self, token: &Secret) {
+        let Guest { state, tokens, .. } = &mut self.record.guest;
+        let verdict = match tokens {
+            Some(tokens) => Box::pin(tokens.verify(token)).await,
+            None => Err(TokenFault::KeysUnavailable),
+        };
+        if let Err(fault) = &verdict {
+            tracing::warn!(client = %self.record.id, reason = fault.words(), "token refused");
+        }
+        state.verdict = Some(Box::new(verdict));
     }
 
     async fn wish(&mut self) -> Wish {
@@ -185,6 +205,9 @@ impl Client {
         };
         let adopted = guest.state.adopt(&seat.rules, seat.is_exempt, self.held.is_some());
         self.record.adoption = adopted.map_err(|MustLogInAnew| Ended::LogInAnew)?;
+        if self.record.adoption != Adoption::UntilGivenBack {
+            guest.tokens = seat.tokens.clone();
+        }
         for cap in &seat.caps {
             if !guest.permits.iter().any(|place| place.is_of(cap)) {
                 guest.permits.push(cap.take_anyway());
@@ -215,7 +238,12 @@ impl Client {
             match idle::answer(state, &mut peer.buffers, self.held.is_some()) {
                 Ok(Idle::Left) => return Poll::Ready(Wish::End(Ended::ClientLeft)),
                 Ok(Idle::NeedMore) => {}
+                Ok(Idle::NeedServer) if state.claim.until().is_some_and(has_passed) => {
+                    idle::refuse(state, &mut peer.buffers, Refusal::IdentityExpired);
+                    continue;
+                }
                 Ok(Idle::NeedServer) => return Poll::Ready(Wish::Server),
+                Ok(Idle::NeedVerdict(token)) => return Poll::Ready(Wish::Verdict(token)),
                 Err(violation) => return Poll::Ready(Wish::End(Ended::ClientViolation(violation))),
             }
             // One that was admitted after the others were told to leave has not been told.

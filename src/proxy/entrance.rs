@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::time::timeout;
 
-use crate::auth::{ChannelBinding, Credential, Method, Verifier};
+use crate::auth::{ChannelBinding, Credential, Method, Secret, Verifier};
 use crate::names::{ClientId, ClientKey, Database, Printable, User};
 use crate::net::stream::Remote;
 use crate::net::tls::{Acceptor, Certificate, SslMode};
@@ -28,9 +28,14 @@ use crate::proxy::counts::Login;
 use crate::proxy::farewell::Denied;
 use crate::proxy::relay::relay_abandoned;
 use crate::proxy::{Edition, Proxy};
+use crate::session::claim::Claim;
+use crate::session::idle::MAX_TOKEN;
 use crate::session::opening::{self, LoginRequest, Opening, OpeningError, Proof, Step, Tls};
 use crate::session::violation::Report;
-use crate::session::{ClientState, Identities, Identity, Nth, Outcome, Parameters, Rules, Values};
+use crate::session::{
+    ClientState, Grant, Identities, Identity, Nth, Outcome, Parameters, Rules, Subject, TokenFault, Values,
+};
+use crate::token::Tokens;
 use crate::wire::startup::Replication;
 
 /// Servers that may be lost while a client's settings are tried.
@@ -48,6 +53,8 @@ pub(super) struct Guest {
     pub(super) member: Member,
     pub(super) user: User,
     pub(super) database: Database,
+    /// What verifies its tokens.
+    pub(super) tokens: Option<Arc<Tokens>>,
     /// Its places under the caps on clients.
     pub(super) permits: Vec<Place>,
 }
@@ -82,6 +89,10 @@ struct Proven {
     credential: Option<Credential>,
     suffix: Option<Vec<u8>>,
     certificate: Option<Certificate>,
+    /// Whether there is such a user.
+    is_known: bool,
+    /// What the token proved that it gave for a password.
+    grant: Option<Grant>,
 }
 
 /// What came of a client's first words.
@@ -114,9 +125,19 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, peer: Peer, id: ClientId) -> Arr
     };
     let (database, user) = (proven.request.database.clone(), proven.request.user.clone());
     match admit(proxy, &edition, &mut peer, id, proven).await {
-        Ok(Admitted::Guest { state, entry, member, user, database, permits }) => {
+        Ok(Admitted::Guest { state, entry, member, user, database, tokens, permits }) => {
             peer.give_up();
-            Arrival::Welcome(Box::new(Guest { edition, peer, state, entry, member, user, database, permits }))
+            Arrival::Welcome(Box::new(Guest {
+                edition,
+                peer,
+                state,
+                entry,
+                member,
+                user,
+                database,
+                tokens,
+                permits,
+            }))
         }
         Ok(Admitted::Pilgrim { request, seat, credential, entry }) => {
             Arrival::Replication(Box::new(Pilgrim { peer, request, seat, credential, entry }))
@@ -206,6 +227,7 @@ async fn log_in(
                 let answered = match (method, standing) {
                     (_, Standing::Stranger) => opening.on_certificate(false),
                     (Method::Cert, Standing::Named) => opening.on_certificate(true),
+                    _ if takes_token(&found) => opening.ask_token(outbox),
                     (method, _) => opening.on_verifier(method, verifier.clone(), outbox),
                 };
                 answered.map_err(|error| refuse(peer, &error))?;
@@ -223,6 +245,14 @@ async fn log_in(
                 if !peer.fill().await.map_err(|_| Arrival::Lost(Login::ClientGone))? {
                     return Err(Arrival::Lost(Login::ClientGone));
                 }
+            }
+            Step::Token(token) => {
+                let verdict = verdict(proven.as_ref().map(|(found, _)| found), &token).await;
+                let answered = opening.on_token(verdict.is_ok());
+                if let (Some((found, _)), Ok(grant)) = (&mut proven, verdict) {
+                    found.grant = Some(grant);
+                }
+                answered.map_err(|error| refuse(peer, &error))?;
             }
             Step::Proven(proof) => {
                 let Some((mut found, verifier)) = proven else {
@@ -292,6 +322,27 @@ fn check_encryption(edition: &Edition, peer: &Peer, request: &LoginRequest) -> R
     Err(OpeningError::NoEncryption { host: host.into(), user, database })
 }
 
+/// Whether this client proves itself with a token: a user who is known, where that is configured.
+fn takes_token(found: &Proven) -> bool {
+    found.seat.as_ref().is_some_and(|seat| seat.tokens.is_some() && seat.rules.identity.token.from_password)
+}
+
+/// What a token proves that was given for a password.
+async fn verdict(found: Option<&Proven>, token: &Secret) -> Result<Grant, TokenFault> {
+    let Some(Proven { request, seat: Some(seat), is_known: true, .. }) = found else {
+        return Err(TokenFault::UnknownKey);
+    };
+    let verdict = match &seat.tokens {
+        Some(tokens) if token.expose().len() <= MAX_TOKEN => Box::pin(tokens.verify(token)).await,
+        Some(_) => Err(TokenFault::TooLong),
+        None => Err(TokenFault::KeysUnavailable),
+    };
+    if let Err(fault) = &verdict {
+        tracing::warn!(user = %request.user, database = %request.database, reason = fault.words(), "token refused");
+    }
+    verdict
+}
+
 fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
     let report = Report {
         severity: "FATAL",
@@ -335,7 +386,9 @@ async fn look_up(edition: &Edition, mut request: LoginRequest) -> (Method, Optio
     if seat.is_none() {
         verifier = None;
     }
-    (method, verifier, Proven { request, seat, credential: None, suffix, certificate: None })
+    let is_known = verifier.is_some();
+    let found = Proven { request, seat, credential: None, suffix, certificate: None, is_known, grant: None };
+    (method, verifier, found)
 }
 
 /// What servers of this user will take from us: the best that is known.
@@ -354,6 +407,7 @@ enum Admitted {
         member: Member,
         user: User,
         database: Database,
+        tokens: Option<Arc<Tokens>>,
         permits: Vec<Place>,
     },
     Pilgrim {
@@ -372,7 +426,7 @@ async fn admit(
     id: ClientId,
     proven: Proven,
 ) -> Result<Admitted, Option<Denied>> {
-    let Proven { request, seat, credential, suffix, certificate } = proven;
+    let Proven { request, seat, credential, suffix, certificate, grant, .. } = proven;
     let unknown = || Denied::UnknownDatabase(request.database.to_string());
     let seat = seat.ok_or_else(unknown)?;
     let permits = places(proxy, &seat)?;
@@ -381,6 +435,8 @@ async fn admit(
         return Ok(Admitted::Pilgrim { request, seat, credential, entry });
     }
     let identities = startup_identities(&seat.rules, &request, suffix.as_deref(), certificate.as_ref())?;
+    let grant = startup_grant(&seat, &request, grant).await?;
+    let tokens = seat.tokens.clone();
     let startup = startup_values(edition, &seat.rules, &request);
     let signature = signature(&seat, peer);
     let pool = proxy.pools.pool(&seat.key, || seat.recipe);
@@ -391,6 +447,9 @@ async fn admit(
     let statements = pool.statements();
     let mut state =
         ClientState::new(seat.rules, identities, seat.is_exempt, startup, Parameters::default(), statements);
+    if let Some(grant) = grant {
+        state.claim = Claim::granted(grant);
+    }
     match (pool.baseline(), pool.accepted(&state.startup)) {
         (Some(baseline), Some(accepted)) => adopt(&mut state, accepted, baseline),
         _ => try_settings(peer, &mut state, &entry, &member).await?,
@@ -400,7 +459,8 @@ async fn admit(
     }
     opening::welcome(&mut peer.buffers.outbox, state.told.iter(), &entry.handle.key);
     peer.drain().await.map_err(|_| None)?;
-    Ok(Admitted::Guest { state, entry, member, user: request.user, database: request.database, permits })
+    let (user, database) = (request.user, request.database);
+    Ok(Admitted::Guest { state, entry, member, user, database, tokens, permits })
 }
 
 /// What is appended to the application name, if anything: where the client comes from.
@@ -507,7 +567,7 @@ fn startup_identities(
         let parameters = request.parameters.iter().rev();
         let stated = parameters.filter(|(name, _)| is_variable(name)).map(|(_, value)| &**value).next();
         let stated = stated.filter(|value| !value.is_empty());
-        if stated.is_some() && !settings.from_startup {
+        if stated.is_some() && (!settings.from_startup || settings.takes_tokens()) {
             return Err(Denied::IdentityChannel);
         }
         let value = match Nth(at) {
@@ -522,9 +582,31 @@ fn startup_identities(
     Ok(identities)
 }
 
+/// What the token in the startup packet proves; one that was given for the password is not replaced.
+async fn startup_grant(
+    seat: &Seat,
+    request: &LoginRequest,
+    given: Option<Grant>,
+) -> Result<Option<Grant>, Denied> {
+    let (settings, Some(tokens)) = (&seat.rules.identity, &seat.tokens) else { return Ok(None) };
+    let is_token = |name: &[u8]| settings.subject(name) == Some(Subject::Token);
+    let parameters = request.parameters.iter().rev();
+    let stated = parameters.filter(|(name, _)| is_token(name)).map(|(_, value)| &**value).next();
+    match stated.filter(|value| !value.is_empty()) {
+        None => Ok(given),
+        Some(_) if given.is_some() || !settings.from_startup => Err(Denied::IdentityChannel),
+        Some(token) if token.len() > MAX_TOKEN => Err(Denied::Token(TokenFault::TooLong)),
+        Some(token) => {
+            let token = std::str::from_utf8(token).map_err(|_| Denied::Token(TokenFault::Malformed))?;
+            let grant = Box::pin(tokens.verify(&Secret::from(token))).await;
+            grant.map(Some).map_err(Denied::Token)
+        }
+    }
+}
+
 /// The settings a client's startup packet asks for, the identity and the ignored ones left out.
 fn startup_values(edition: &Edition, rules: &Rules, request: &LoginRequest) -> Values {
-    let is_ours = |name: &[u8]| rules.identity.position(name).is_some();
+    let is_ours = |name: &[u8]| rules.identity.subject(name).is_some();
     let ignored = &edition.settings.ignore_startup_parameters;
     let is_ignored =
         |name: &[u8]| ignored.iter().any(|ignored| name.eq_ignore_ascii_case(ignored.as_bytes()));

@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use crate::names::Printable;
 use crate::pool::{CheckoutError, ConnectError};
 use crate::proxy::counts::{Departure, Login};
-use crate::session::violation::{Refusal, Report, Violation, sqlstate};
+use crate::session::violation::{Refusal, Report, TokenFault, Violation, sqlstate};
 use crate::wire::write;
 
 /// How a client's life ended.
@@ -141,6 +141,8 @@ pub(super) enum Denied {
     Settings(Box<[u8]>),
     /// As many clients as may be.
     TooManyClients,
+    /// The token in the startup packet proves nothing.
+    Token(TokenFault),
     /// There is no such database.
     UnknownDatabase(String),
 }
@@ -150,7 +152,7 @@ impl Denied {
     pub(super) fn login(&self) -> Login {
         match self {
             Self::Checkout(_) | Self::Cancelled | Self::Hasty | Self::Prelude => Login::NoServer,
-            Self::IdentityChannel | Self::IdentityPattern => Login::IdentityRefused,
+            Self::IdentityChannel | Self::IdentityPattern | Self::Token(_) => Login::IdentityRefused,
             Self::Settings(_) => Login::SettingsRefused,
             Self::TooManyClients => Login::TooManyClients,
             Self::UnknownDatabase(_) => Login::UnknownDatabase,
@@ -219,6 +221,7 @@ impl Denied {
                 "sorry, too many clients already".to_owned(),
                 Some("Raise listen.max_clients, or the max_clients of the database or user."),
             ),
+            Self::Token(fault) => Refusal::Token(*fault).words(),
             Self::UnknownDatabase(name) => ("3D000", format!("database \"{name}\" does not exist"), None),
         };
         Report { severity, sqlstate, message, hint, routine: None }

@@ -129,8 +129,11 @@ impl Proxy {
         self.prepare_listed();
     }
 
-    /// Opens the minimum of every pool that can log in by itself.
+    /// Opens the minimum of every pool that can log in by itself, and has the keys of tokens fetched.
     pub fn warm(&self) {
+        for tokens in self.edition().catalog.tokens().cloned() {
+            drop(tokio::spawn(async move { tokens.warm().await }));
+        }
         for seat in self.edition().catalog.to_warm() {
             let pool = self.pools.pool(&seat.key, || seat.recipe);
             drop(tokio::spawn(async move { pool.warm().await }));

@@ -23,6 +23,7 @@ use crate::pool::Server;
 use crate::proxy::cancel::{ClientHandle, Order};
 use crate::session::violation::Violation;
 use crate::session::{ClientState, Exchange, Outcome, Rules};
+use crate::token::has_passed;
 use crate::wire::Buffers;
 
 /// Bytes a client may say before it is heard, while its first unit is on its way or its server is being cleaned.
@@ -74,6 +75,9 @@ pub(super) async fn relay(
             }
             if client.has_room() {
                 moved |= fill(&mut server.peer, cx).map_err(Ended::Server)?;
+            }
+            if state.claim.until().is_some_and(has_passed) {
+                server.exchange.end_soon();
             }
             let (ours, theirs) = (&mut client.buffers, &mut server.peer.buffers);
             let outcome =

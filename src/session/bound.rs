@@ -10,7 +10,7 @@
 //! # Refuses
 //! To read parameters of statements that could not set anything.
 
-use crate::session::settings::{IdentitySettings, Nth};
+use crate::session::settings::{IdentitySettings, Subject};
 use crate::session::sql::{Call, Command, Hints, Reading, Value};
 use crate::wire::frame::HEADER;
 use crate::wire::frontend::{self, Given};
@@ -27,6 +27,8 @@ const SET_CONFIG: u32 = 2078;
 pub enum Meaning {
     /// It states the identity, or takes it back: with what was bound put in.
     Claim(Command),
+    /// It states the identity for the transaction it is in.
+    Local,
     /// What its text says, and nothing of the identity.
     Plain,
     /// It sets this two-part setting for the session.
@@ -69,8 +71,8 @@ pub fn meaning(
 ) -> Result<Meaning, Malformed> {
     let given = Given::read(given).ok_or(Malformed::Body { tag })?;
     Ok(match &reading.command {
-        Some(Command::SelectIdentity(nth, Value::Parameter(number))) => {
-            claim(*nth, &Value::Parameter(*number), given)
+        Some(Command::SelectIdentity(subject, Value::Parameter(number))) => {
+            claim(*subject, &Value::Parameter(*number), given)
         }
         Some(Command::SelectBound(call)) => of_call(call, given, identity),
         _ if reading.hints.has(Hints::COMPUTES) && mentions(given, identity) => Meaning::Unclear,
@@ -93,27 +95,27 @@ pub fn of_function(header: Header, body: &[u8], identity: &IdentitySettings) -> 
 }
 
 fn of_call(call: &Call, given: Given<'_>, identity: &IdentitySettings) -> Meaning {
-    let nth = match call.variable {
-        Ok(nth) => nth,
+    let subject = match call.variable {
+        Ok(subject) => subject,
         Err(number) => {
             // Without a name the server says what is wrong.
             let Some(Some(name)) = given.value(number) else { return Meaning::Plain };
-            match identity.position(name) {
-                Some(nth) => nth,
+            match identity.subject(name) {
+                Some(subject) => subject,
                 None if name.contains(&b'.') => return Meaning::Sets(name.to_ascii_lowercase()),
                 None => return Meaning::Plain,
             }
         }
     };
     match call.is_local.map_or(Some(false), |number| truth(given, number)) {
-        Some(false) => claim(nth, &call.value, given),
-        Some(true) => Meaning::Plain, // it ends with its transaction
+        Some(false) => claim(subject, &call.value, given),
+        Some(true) => Meaning::Local,
         None => Meaning::Unclear,
     }
 }
 
 /// A claim with its value; NULL takes it back, as `set_config` of NULL is a RESET.
-fn claim(nth: Nth, value: &Value, given: Given<'_>) -> Meaning {
+fn claim(subject: Subject, value: &Value, given: Given<'_>) -> Meaning {
     let value = match value {
         Value::Literal(text) => text.clone(),
         Value::Parameter(number) => match given.value(*number) {
@@ -121,7 +123,7 @@ fn claim(nth: Nth, value: &Value, given: Given<'_>) -> Meaning {
             None => return Meaning::Unclear,
         },
     };
-    Meaning::Claim(Command::SelectIdentity(nth, Value::Literal(value)))
+    Meaning::Claim(Command::SelectIdentity(subject, Value::Literal(value)))
 }
 
 /// The truth of a boolean parameter, as PostgreSQL's `bool_in` reads it; NULL is `false` to `set_config`.
@@ -143,12 +145,13 @@ fn truth(given: Given<'_>, number: u16) -> Option<bool> {
 
 /// Whether a variable of the identity is among the values.
 fn mentions(given: Given<'_>, identity: &IdentitySettings) -> bool {
-    given.iter().flatten().any(|value| identity.position(value).is_some())
+    given.iter().flatten().any(|value| identity.subject(value).is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::settings::Nth;
     use crate::session::sql;
 
     fn given(formats: &[u16], values: &[Option<&[u8]>]) -> Vec<u8> {
@@ -171,7 +174,7 @@ mod tests {
     }
 
     fn claims(value: &[u8]) -> Meaning {
-        Meaning::Claim(Command::SelectIdentity(Nth::MAIN, Value::Literal(value.into())))
+        Meaning::Claim(Command::SelectIdentity(Subject::Variable(Nth::MAIN), Value::Literal(value.into())))
     }
 
     const V: Option<&str> = Some("App.Current_User_Id");
@@ -185,7 +188,7 @@ mod tests {
         }
         assert_eq!(meaning_of(text, &[V, None, None]), claims(b""));
         for yes in ["t", "true", "on", "Y", "1"] {
-            assert_eq!(meaning_of(text, &[V, Some("x"), Some(yes)]), Meaning::Plain, "{yes}");
+            assert_eq!(meaning_of(text, &[V, Some("x"), Some(yes)]), Meaning::Local, "{yes}");
         }
         assert_eq!(meaning_of(text, &[V, Some("x"), Some("maybe")]), Meaning::Unclear);
         assert_eq!(meaning_of(text, &[V, Some("x")]), Meaning::Unclear);
@@ -203,7 +206,7 @@ mod tests {
         assert_eq!(meaning_of("select set_config($2, $1, false);", &[Some("x"), V]), claims(b"x"));
         let written = "select \"set_config\"('app.current_user_id', $1, $2)";
         assert_eq!(meaning_of(written, &[Some("x"), Some("f")]), claims(b"x"));
-        assert_eq!(meaning_of(written, &[Some("x"), Some("t")]), Meaning::Plain);
+        assert_eq!(meaning_of(written, &[Some("x"), Some("t")]), Meaning::Local);
     }
 
     #[test]
@@ -217,7 +220,7 @@ mod tests {
 
         assert_eq!(
             [meaning(&[0]), meaning(&[1]), meaning(b"f")],
-            [claims(b"x"), Meaning::Plain, Meaning::Unclear]
+            [claims(b"x"), Meaning::Local, Meaning::Unclear]
         );
     }
 

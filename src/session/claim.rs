@@ -3,11 +3,13 @@
 //! # Promises
 //! - An [`Identity`] exists only for bytes that fit the configured pattern, so nothing else can reach a prelude.
 //! - RESET goes back to what the startup packet said, as PostgreSQL's own RESET would.
+//! - Where tokens say who the user is, nothing else does, and not for longer than they are valid.
 //!
 //! # Refuses
 //! To print an identity: `Debug` shows only that there is one.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::session::settings::{IdentitySettings, Nth, Pattern, Scope};
@@ -103,17 +105,61 @@ impl fmt::Debug for Identities {
     }
 }
 
+/// What a verified token says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// Who the user is.
+    pub identities: Identities,
+    /// When it ends, in seconds since 1970.
+    pub until: NonZeroU64,
+}
+
+/// Who the user is, and how long that holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Stated {
+    identities: Identities,
+    until: Option<NonZeroU64>,
+}
+
+impl From<Grant> for Stated {
+    fn from(grant: Grant) -> Self {
+        Self { identities: grant.identities, until: Some(grant.until) }
+    }
+}
+
 /// What one client has said about its user so far.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
-    startup: Identities,
-    current: Identities,
+    startup: Stated,
+    current: Stated,
 }
 
 impl Claim {
     /// A client whose startup packet (or login) said `identity`.
     pub fn at_startup(identities: Identities) -> Self {
-        Self { current: identities.clone(), startup: identities }
+        let startup = Stated { identities, until: None };
+        Self { current: startup.clone(), startup }
+    }
+
+    /// A client that gave a token when it came.
+    pub fn granted(grant: Grant) -> Self {
+        let startup = Stated::from(grant);
+        Self { current: startup.clone(), startup }
+    }
+
+    /// A token given later, in the place of any before.
+    pub fn grant(&mut self, grant: Grant) {
+        self.current = grant.into();
+    }
+
+    /// The token is taken back: nobody.
+    pub fn forget(&mut self) {
+        self.current = Stated::default();
+    }
+
+    /// When the identity ends, in seconds since 1970; `None` is never.
+    pub fn until(&self) -> Option<NonZeroU64> {
+        self.current.until
     }
 
     /// Who the next transaction runs for.
@@ -123,12 +169,12 @@ impl Claim {
 
     /// What a variable is in the next transaction.
     pub fn value(&self, nth: Nth) -> Option<&Identity> {
-        self.current.value(nth)
+        self.current.identities.value(nth)
     }
 
     /// Whether what was said so far fits these settings too.
     pub fn fits(&self, settings: &IdentitySettings) -> bool {
-        self.startup.fit(settings) && self.current.fit(settings)
+        self.startup.identities.fit(settings) && self.current.identities.fit(settings)
     }
 
     /// A SET of a variable. The empty value is nobody.
@@ -136,7 +182,7 @@ impl Claim {
     /// # Errors
     /// SET is not a channel here, or the value does not fit the pattern.
     pub fn set(&mut self, nth: Nth, value: &[u8], settings: &IdentitySettings) -> Result<(), Refusal> {
-        if !settings.from_set {
+        if !settings.from_set || settings.takes_tokens() {
             return Err(Refusal::IdentityChannel);
         }
         let pattern = settings.pattern_of(nth).ok_or(Refusal::IdentityUnclear)?;
@@ -144,13 +190,21 @@ impl Claim {
             [] => None,
             _ => Some(Identity::new(value, pattern).ok_or(Refusal::IdentityPattern)?),
         };
-        self.current = self.current.with(nth, value);
+        self.current.identities = self.current.identities.with(nth, value);
         Ok(())
     }
 
     /// A RESET of a variable: back to what the startup packet said.
-    pub fn reset(&mut self, nth: Nth) {
-        self.current = self.current.with(nth, self.startup.value(nth).cloned());
+    ///
+    /// # Errors
+    /// SET and RESET are not a channel here.
+    pub fn reset(&mut self, nth: Nth, settings: &IdentitySettings) -> Result<(), Refusal> {
+        if !settings.from_set || settings.takes_tokens() {
+            return Err(Refusal::IdentityChannel);
+        }
+        let before = self.startup.identities.value(nth).cloned();
+        self.current.identities = self.current.identities.with(nth, before);
+        Ok(())
     }
 
     /// A RESET of all of them.
@@ -166,7 +220,7 @@ impl Claim {
     /// A transaction has ended: under `scope = "transaction"` the claim ends with it.
     pub fn on_transaction_end(&mut self, scope: Scope) {
         if scope == Scope::Transaction {
-            self.current = Identities::default();
+            self.current = Stated::default();
         }
     }
 }
@@ -206,7 +260,7 @@ mod tests {
 
         claim.set(Nth::MAIN, b"b", &settings).unwrap();
         assert_eq!(claim.current().unwrap().as_bytes(), b"b");
-        claim.reset(Nth::MAIN);
+        claim.reset(Nth::MAIN, &settings).unwrap();
 
         assert_eq!(claim.current().unwrap().as_bytes(), b"a");
     }
@@ -244,10 +298,31 @@ mod tests {
 
         assert!(claim.current().is_none());
         assert_eq!(claim.value(Nth(1)).unwrap().as_bytes(), b"7");
-        claim.reset(Nth(1));
+        claim.reset(Nth(1), &settings).unwrap();
         assert!(claim.value(Nth(1)).is_none());
         claim.reset_all();
         assert!(!claim.is_changed());
+    }
+
+    #[test]
+    fn where_tokens_say_it_nothing_else_does() {
+        let mut settings = IdentitySettings::default();
+        settings.token.key = Some("a key".into());
+        let grant = |until| Grant {
+            identities: Identity::new(A, &Pattern::Uuid).into(),
+            until: NonZeroU64::new(until).unwrap(),
+        };
+        let mut claim = Claim::granted(grant(10));
+
+        assert_eq!(claim.set(Nth::MAIN, A, &settings), Err(Refusal::IdentityChannel));
+        assert_eq!(claim.reset(Nth::MAIN, &settings), Err(Refusal::IdentityChannel));
+        claim.grant(grant(20));
+        assert_eq!(claim.until(), NonZeroU64::new(20));
+        claim.reset_all();
+        assert_eq!(claim.until(), NonZeroU64::new(10));
+        claim.forget();
+
+        assert!(claim.current().is_none() && claim.until().is_none());
     }
 
     #[test]

@@ -15,13 +15,17 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use memchr::memchr;
 
-use crate::session::claim::{Claim, Identities};
+use crate::session::claim::{Claim, Grant, Identities};
 use crate::session::hold::Pins;
 use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::{self, ClientStatements, Interner, Named};
 use crate::session::settings::{IdentitySettings, Nth, Rules};
 use crate::session::sql::{self, Command, Hints, Reading};
+use crate::session::violation::TokenFault;
 use crate::wire::write;
+
+/// What a token proves, or why it proves nothing.
+pub type Verdict = Result<Grant, TokenFault>;
 
 /// One client's side of the conversation.
 pub struct ClientState {
@@ -45,6 +49,8 @@ pub struct ClientState {
     pub discarding: usize,
     /// Whether everything is skipped up to the next Sync, after an error we answered ourselves.
     pub is_skipping: bool,
+    /// What was found out about the token at the front of the inbox.
+    pub verdict: Option<Box<Verdict>>,
     /// What was read of the Query at the front of the inbox, so that it is read once.
     pub peeked: Option<Reading>,
     /// What was done for its statements since this was last taken.
@@ -110,6 +116,7 @@ impl ClientState {
             pins: Pins::default(),
             discarding: 0,
             is_skipping: false,
+            verdict: None,
             peeked: None,
             counts: Counts::default(),
             interner,
@@ -183,6 +190,13 @@ impl ClientState {
             .stated()
             .map(|(name, _)| name)
             .skip(1));
+        let before = &self.rules.identity;
+        let takes_tokens = identity.takes_tokens();
+        if takes_tokens != before.takes_tokens()
+            || (takes_tokens && identity.token.claims != before.token.claims)
+        {
+            return false;
+        }
         !identity.enabled
             || (self.claim.fits(identity)
                 && (are_names_alike || !self.rules.identity.enabled)

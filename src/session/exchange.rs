@@ -189,6 +189,8 @@ pub struct Exchange {
     is_copying_in: bool,
     /// Whether each unit is answered before the next is heard.
     is_one_shot: bool,
+    /// Whether the turn ends with the transaction that is under way, whatever else has come.
+    ends_soon: bool,
     is_abandoned: bool,
     /// Whether a client's startup settings are tried.
     is_trial: bool,
@@ -264,6 +266,7 @@ impl Exchange {
         self.has_spoken = false;
         self.is_trial = false;
         self.is_cleaning = false;
+        self.ends_soon = false;
         let identity = &client.rules.identity;
         self.is_one_shot = identity.enabled && identity.scope == Scope::Transaction;
         let prelude = Prelude {
@@ -352,6 +355,11 @@ impl Exchange {
             return Ok(Some(Outcome::ClientLeft));
         }
         Ok(self.conclude(client, server, server_buffers))
+    }
+
+    /// The identity has ended: what is under way is finished, and nothing new begins in this turn.
+    pub fn end_soon(&mut self) {
+        self.ends_soon = true;
     }
 
     /// The client is gone. What it was doing is given up; the server is led back to `Z(I)` and cleaned, if that can be done.

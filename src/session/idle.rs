@@ -7,17 +7,21 @@
 //! - The answers are those PostgreSQL would give, in both protocols.
 //! - After an error of ours in the extended protocol everything is skipped up to the next Sync, as PostgreSQL does.
 //!
+//! - A token is verified before its SET is answered, by whoever drives this: it has a clock and keys. Until then the SET stays
+//!   in the inbox.
+//!
 //! # Refuses
 //! To answer anything whose effect a server would have to share.
 
 use bytes::{BufMut, BytesMut};
 
+use crate::auth::Secret;
 use crate::session::bound::{self, Extent, Meaning};
 use crate::session::client::ClientState;
 use crate::session::exchange::{needed, read_query, refusal, subject};
-use crate::session::settings::{Missing, Mode};
+use crate::session::settings::{IdentitySettings, Missing, Mode, Subject};
 use crate::session::sql::{Call, Command, Reading, Value};
-use crate::session::violation::{Refusal, Report, Side, Violation};
+use crate::session::violation::{Refusal, Report, Side, TokenFault, Violation};
 use crate::wire::Buffers;
 use crate::wire::Header;
 use crate::wire::Malformed;
@@ -27,8 +31,11 @@ use crate::wire::frame::frontend as tag;
 use crate::wire::frontend::{self, Bind, Parse, Target};
 use crate::wire::write;
 
+/// The longest token, in bytes.
+pub const MAX_TOKEN: usize = 8 << 10;
+
 /// What a client without a server is waiting for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Idle {
     /// It has said Terminate.
@@ -37,6 +44,8 @@ pub enum Idle {
     NeedMore,
     /// It needs a server for what is at the front of its inbox.
     NeedServer,
+    /// It gives this token. To be called again when the client's `verdict` says what that proves.
+    NeedVerdict(Secret),
 }
 
 /// What becomes of a frame.
@@ -48,6 +57,7 @@ enum Answer {
     More,
     Refused(Refusal, Vec<u8>),
     Server,
+    Verdict(Secret),
 }
 
 /// Answers what can be answered. `holds` is whether the client keeps a server, which must then hear what concerns it.
@@ -79,6 +89,7 @@ pub fn answer(client: &mut ClientState, buffers: &mut Buffers, holds: bool) -> R
             Answer::Done => client.discarding = header.len,
             Answer::Left => return Ok(Idle::Left),
             Answer::More => return Ok(Idle::NeedMore),
+            Answer::Verdict(token) => return Ok(Idle::NeedVerdict(token)),
             Answer::Refused(refusal, name) => fail(client, buffers, &refusal.report(&name)),
             Answer::Server if !is_known(header.tag) => {
                 return Err(Violation::Unexpected(Side::Client, header.tag));
@@ -89,6 +100,11 @@ pub fn answer(client: &mut ClientState, buffers: &mut Buffers, holds: bool) -> R
             Answer::Server => return Ok(Idle::NeedServer),
         }
     }
+}
+
+/// Answers the frame at the front of the inbox with a refusal, and drops it.
+pub fn refuse(client: &mut ClientState, buffers: &mut Buffers, refusal: Refusal) {
+    fail(client, buffers, &refusal.report(b""));
 }
 
 fn fail(client: &mut ClientState, buffers: &mut Buffers, report: &Report) {
@@ -149,12 +165,15 @@ fn judge(
             Some(Meaning::Claim(_) | Meaning::Unclear) => {
                 Answer::Refused(Refusal::IdentityUnclear, Vec::new())
             }
-            Some(Meaning::Plain | Meaning::Sets(_)) => Answer::Server,
+            Some(Meaning::Local | Meaning::Plain | Meaning::Sets(_)) => Answer::Server,
         }),
         tag::DESCRIBE => Ok(on_describe(frontend::target(header.tag, body)?, client, outbox, holds)),
         tag::EXECUTE => {
             let portal = frontend::execute(body)?;
             let Some(command) = client.portal(portal).cloned() else { return Ok(Answer::Server) };
+            if let Some(token) = unjudged(&command, client) {
+                return Ok(Answer::Verdict(token));
+            }
             Ok(run(&command, client, outbox))
         }
         tag::CLOSE => {
@@ -186,6 +205,9 @@ fn on_query(
         if command.is_bound() {
             // There is no parameter in a Query: the server says so.
             return Ok(Answer::Server);
+        }
+        if let Some(token) = unjudged(command, client) {
+            return Ok(Answer::Verdict(token));
         }
         client.forget_unnamed();
         if let Command::SelectIdentity(..) = command {
@@ -276,7 +298,7 @@ fn on_bind(
             let given = body.get(bind.names..).unwrap_or_default();
             match bound::meaning(reading, given, header.tag, &client.rules.identity)? {
                 Meaning::Claim(command) => Some(command),
-                Meaning::Plain | Meaning::Sets(_) => None,
+                Meaning::Local | Meaning::Plain | Meaning::Sets(_) => None,
                 Meaning::Unclear => return unclear(),
             }
         }
@@ -346,6 +368,55 @@ fn is_ours(command: &Command, client: &ClientState, holds: bool) -> bool {
     }
 }
 
+/// The token that a command gives, if it is yet to be judged.
+fn unjudged(command: &Command, client: &ClientState) -> Option<Secret> {
+    let (Command::SetIdentity(Subject::Token, value)
+    | Command::SelectIdentity(Subject::Token, Value::Literal(value))) = command
+    else {
+        return None;
+    };
+    let is_asked =
+        client.verdict.is_none() && client.rules.identity.from_set && (1..=MAX_TOKEN).contains(&value.len());
+    std::str::from_utf8(value).ok().filter(|_| is_asked).map(Secret::from)
+}
+
+/// A SET of a variable, or of the token that states them all; an empty token is none.
+fn set(
+    subject: Subject,
+    value: &[u8],
+    client: &mut ClientState,
+    settings: &IdentitySettings,
+) -> Result<(), Refusal> {
+    let nth = match subject {
+        Subject::Variable(nth) => nth,
+        Subject::Token if !settings.from_set => return Err(Refusal::IdentityChannel),
+        Subject::Token if value.is_empty() => {
+            client.claim.forget();
+            return Ok(());
+        }
+        Subject::Token if value.len() > MAX_TOKEN => return Err(Refusal::Token(TokenFault::TooLong)),
+        Subject::Token => {
+            // Without a verdict it was nothing that could be asked about.
+            let verdict = client.verdict.take().map_or(Err(TokenFault::Malformed), |verdict| *verdict);
+            client.claim.grant(verdict.map_err(Refusal::Token)?);
+            return Ok(());
+        }
+    };
+    client.claim.set(nth, value, settings)
+}
+
+/// A RESET of a variable, or of the token: back to what the client came with.
+fn reset(subject: Subject, client: &mut ClientState, settings: &IdentitySettings) -> Result<(), Refusal> {
+    match subject {
+        Subject::Variable(nth) => client.claim.reset(nth, settings),
+        Subject::Token if !settings.from_set => Err(Refusal::IdentityChannel),
+        Subject::Token => {
+            client.claim.reset_all();
+            Ok(())
+        }
+    }
+}
+
 /// Does what a command says, and answers as its Execute.
 fn run(command: &Command, client: &mut ClientState, outbox: &mut BytesMut) -> Answer {
     let settings = client.rules.clone();
@@ -366,23 +437,22 @@ fn run(command: &Command, client: &mut ClientState, outbox: &mut BytesMut) -> An
             client.reset_all();
             b"RESET"
         }
-        Command::ResetIdentity { .. } if !settings.identity.from_set => {
-            return Answer::Refused(Refusal::IdentityChannel, Vec::new());
-        }
-        Command::ResetIdentity { nth, is_set } => {
-            client.claim.reset(*nth);
+        Command::ResetIdentity { subject, is_set } => {
+            if let Err(refusal) = reset(*subject, client, &settings.identity) {
+                return Answer::Refused(refusal, Vec::new());
+            }
             if *is_set { b"SET" } else { b"RESET" }
         }
-        Command::SelectIdentity(nth, Value::Literal(value)) => {
-            if let Err(refusal) = client.claim.set(*nth, value, &settings.identity) {
+        Command::SelectIdentity(subject, Value::Literal(value)) => {
+            if let Err(refusal) = set(*subject, value, client, &settings.identity) {
                 return Answer::Refused(refusal, Vec::new());
             }
             write::data_row(outbox, &[Some(value)]);
             b"SELECT 1"
         }
         Command::SelectBound(_) | Command::SelectIdentity(_, Value::Parameter(_)) => return Answer::Server,
-        Command::SetIdentity(nth, value) => {
-            if let Err(refusal) = client.claim.set(*nth, value, &settings.identity) {
+        Command::SetIdentity(subject, value) => {
+            if let Err(refusal) = set(*subject, value, client, &settings.identity) {
                 return Answer::Refused(refusal, Vec::new());
             }
             b"SET"

@@ -35,12 +35,13 @@ pub mod sql;
 pub mod transaction;
 pub mod violation;
 
-pub use claim::{Identities, Identity};
+pub use claim::{Grant, Identities, Identity};
 pub use client::{Adoption, ClientState, MustLogInAnew};
 pub use exchange::{Clean, Exchange, Outcome};
 pub use parameters::{Parameters, Values};
 pub use server::ServerState;
 pub use settings::{
-    Form, IdentitySettings, Missing, Mode, Nth, Pattern, Rules, Scope, SetPolicy, StatePolicy, Variable,
+    Form, IdentitySettings, Missing, Mode, Nth, Pattern, Rules, Scope, SetPolicy, StatePolicy, Subject,
+    TokenSettings, Variable,
 };
-pub use violation::{Refusal, Report, Violation};
+pub use violation::{Refusal, Report, TokenFault, Violation};

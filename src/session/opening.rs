@@ -118,6 +118,8 @@ pub enum Step {
     },
     /// The client is who it says. Find it a pool and [`welcome`] it.
     Proven(Proof),
+    /// Find out what this token proves, and say [`on_token`](Opening::on_token).
+    Token(Secret),
 }
 
 /// Who wants in, and what for.
@@ -156,6 +158,8 @@ pub enum Proof {
     Password(Secret),
     /// By SCRAM: keys for the salt and iteration count of its verifier.
     Scram(ScramKeys),
+    /// By a token, which is no password of anybody's.
+    Token,
     /// It did not have to.
     Trust,
 }
@@ -164,7 +168,7 @@ impl Proof {
     /// What a server of the same user will take from us, if anything.
     pub fn credential(&self) -> Option<Credential> {
         match self {
-            Self::Certificate | Self::Md5 | Self::Trust => None,
+            Self::Certificate | Self::Md5 | Self::Token | Self::Trust => None,
             Self::Password(password) => Some(Credential::Password(password.clone())),
             Self::Scram(keys) => Some(Credential::Keys(keys.clone())),
         }
@@ -212,6 +216,10 @@ enum State {
     ScramFirst { user: User, start: ServerStart },
     /// A SASLResponse is to come.
     ScramProof { user: User, awaiting: AwaitingProof },
+    /// A token is to come, in the clear.
+    Token { user: User },
+    /// The driver has not judged the token yet.
+    Verifying { user: User },
 }
 
 impl Opening {
@@ -234,7 +242,8 @@ impl Opening {
                 | State::Deciding(_)
                 | State::Handshaking
                 | State::LookingUp { .. }
-                | State::Over) => Advance::Wait(waiting),
+                | State::Over
+                | State::Verifying { .. }) => Advance::Wait(waiting),
                 proving => Self::on_proof(proving, inbox, outbox)?,
             };
             match advance {
@@ -286,6 +295,28 @@ impl Opening {
         self.asked = vec![Asked::Gss, Asked::Tls];
         self.binding = binding;
         self.state = State::Packet;
+        Ok(())
+    }
+
+    /// Has the user prove itself with a token in place of a password.
+    pub fn ask_token(&mut self, outbox: &mut BytesMut) -> Result<(), OpeningError> {
+        let State::LookingUp { user } = self.leave(|state| matches!(state, State::LookingUp { .. }))? else {
+            return Err(OpeningError::OutOfTurn);
+        };
+        write::authentication_cleartext(outbox);
+        self.state = State::Token { user };
+        Ok(())
+    }
+
+    /// Whether the token proves that the user may come in.
+    pub fn on_token(&mut self, is_accepted: bool) -> Result<(), OpeningError> {
+        let State::Verifying { user } = self.leave(|state| matches!(state, State::Verifying { .. }))? else {
+            return Err(OpeningError::OutOfTurn);
+        };
+        if !is_accepted {
+            return Err(OpeningError::WrongPassword(user));
+        }
+        self.state = State::Proven(Proof::Token);
         Ok(())
     }
 
@@ -442,6 +473,10 @@ impl Opening {
                 }
                 let step = Step::NeedsKeys { password: password.clone(), salt, iterations };
                 return Ok(Advance::Stop(State::Checking { user, verifier, password }, step));
+            }
+            State::Token { user } => {
+                let token = Secret::from(cstring(body)?);
+                return Ok(Advance::Stop(State::Verifying { user }, Step::Token(token)));
             }
             State::Md5 { user, hash, salt } => {
                 let answer = cstring(body)?;
@@ -745,7 +780,7 @@ mod tests {
                         return (happened + &format!("{error:?}"), outbox);
                     }
                 }
-                Step::Cancel(_) | Step::Proven(_) | Step::Encryption(_) => {
+                Step::Cancel(_) | Step::Proven(_) | Step::Encryption(_) | Step::Token(_) => {
                     return (happened + &format!("left {}", inbox.len() + rest.len()), outbox);
                 }
             }
@@ -888,6 +923,33 @@ mod tests {
             [(Some("pencil"), &b"pencils"[..]), (None, b"pencil"), (Some("pencil"), b"")]
         {
             assert_eq!(end(verifier, password), "WrongPassword(\"ann\")");
+        }
+    }
+
+    #[test]
+    fn a_token_is_judged_by_the_driver() {
+        for is_accepted in [true, false] {
+            let (mut opening, mut outbox) = (opening(Tls::Unavailable), BytesMut::new());
+            let mut inbox = startup(&[("user", "ann")]);
+            assert!(matches!(opening.on_input(&mut inbox, &mut outbox), Ok(Step::LookUp(_))));
+            assert_eq!(opening.on_token(true), Err(OpeningError::OutOfTurn));
+
+            let mut opening = Opening { state: State::LookingUp { user: User::from("ann") }, ..opening };
+            opening.ask_token(&mut outbox).unwrap();
+            write::password_message(&mut inbox, b"x.y.z");
+            let step = opening.on_input(&mut inbox, &mut outbox).unwrap();
+            assert!(matches!(&step, Step::Token(token) if token.expose() == b"x.y.z"));
+            assert!(!format!("{step:?}").contains("x.y"));
+            assert!(matches!(opening.on_input(&mut inbox, &mut outbox), Ok(Step::NeedMore)));
+            let judged = opening.on_token(is_accepted);
+
+            match is_accepted {
+                true => assert!(matches!(
+                    opening.on_input(&mut inbox, &mut outbox),
+                    Ok(Step::Proven(Proof::Token))
+                )),
+                false => assert_eq!(judged, Err(OpeningError::WrongPassword(User::from("ann")))),
+            }
         }
     }
 

@@ -1,10 +1,12 @@
-//! What the operator decides about conversations: pooling mode, session state, statements, identity.
+//! What the operator decides about conversations: pooling mode, session state, statements, identity, and what proves one.
 //!
 //! # Refuses
 //! To parse: `config` makes these from what was written.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::auth::Secret;
 use crate::names::CertificateName;
 
 /// When a server may go home (PgBouncer's `pool_mode`).
@@ -93,6 +95,65 @@ pub struct Variable {
     pub pattern: Pattern,
 }
 
+/// Signed tokens (JWT) as the proof of an identity; how they are verified is [`crate::token`]'s.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenSettings {
+    /// The variable by which a client gives its token; it never reaches a server.
+    pub variable: String,
+    /// A file of keys: a JWK set, one JWK or a PEM public key; read again when it changes.
+    pub keys_file: Option<PathBuf>,
+    /// Where a JWK set is fetched from.
+    pub keys_url: Option<String>,
+    /// Who may vouch for the host of that URL; the system's own certificates if absent.
+    pub ca_file: Option<PathBuf>,
+    /// A key, as it would be in the file.
+    pub key: Option<String>,
+    /// A secret for HS256.
+    pub secret: Option<Secret>,
+    /// A file that holds such a secret.
+    pub secret_file: Option<PathBuf>,
+    /// The age at which fetched keys are fetched again.
+    pub refresh: Duration,
+    /// Who must have issued a token; anybody with the key if absent.
+    pub issuer: Option<String>,
+    /// For whom a token must be: one of these; anybody if there are none.
+    pub audience: Vec<String>,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+    /// Which claim gives which variable its value; none is `sub` for the main one.
+    pub claims: Vec<(String, String)>,
+    /// Whether a client proves itself with a token in place of its password.
+    pub from_password: bool,
+}
+
+impl TokenSettings {
+    /// Whether tokens, and nothing else, say who a client's user is: there is a key to verify them by.
+    pub fn is_on(&self) -> bool {
+        let files = [&self.keys_file, &self.secret_file].into_iter().any(Option::is_some);
+        files || self.keys_url.is_some() || self.key.is_some() || self.secret.is_some()
+    }
+}
+
+impl Default for TokenSettings {
+    fn default() -> Self {
+        Self {
+            variable: "app.jwt".into(),
+            keys_file: None,
+            keys_url: None,
+            ca_file: None,
+            key: None,
+            secret: None,
+            secret_file: None,
+            refresh: Duration::from_secs(600),
+            issuer: None,
+            audience: Vec::new(),
+            leeway: Duration::from_secs(30),
+            claims: Vec::new(),
+            from_password: false,
+        }
+    }
+}
+
 /// `[identity]`, as it holds for one database and user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdentitySettings {
@@ -128,6 +189,8 @@ pub struct IdentitySettings {
     pub exempt: Vec<String>,
     /// Whether every give-back runs the full clean.
     pub strict: bool,
+    /// Signed tokens.
+    pub token: TokenSettings,
 }
 
 impl Default for IdentitySettings {
@@ -149,6 +212,7 @@ impl Default for IdentitySettings {
             trusted_sql: false,
             exempt: Vec::new(),
             strict: false,
+            token: TokenSettings::default(),
         }
     }
 }
@@ -166,16 +230,34 @@ impl IdentitySettings {
         self.stated().map(|(name, _)| name).chain(self.others.iter().map(String::as_str))
     }
 
-    /// Which of the stated variables `name` is; names of settings have no case.
-    pub fn position(&self, name: &[u8]) -> Option<Nth> {
-        let at = self.stated().position(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))?;
-        Some(Nth(at))
+    /// What a command on this variable is about, if it is the identity; names of settings have no case.
+    pub fn subject(&self, name: &[u8]) -> Option<Subject> {
+        let is_same = |known: &str| known.as_bytes().eq_ignore_ascii_case(name);
+        if self.takes_tokens() && is_same(&self.token.variable) {
+            return Some(Subject::Token);
+        }
+        let at = self.stated().position(|(known, _)| is_same(known))?;
+        Some(Subject::Variable(Nth(at)))
+    }
+
+    /// Whether tokens, and nothing else, say who a client's user is.
+    pub fn takes_tokens(&self) -> bool {
+        self.enabled && self.token.is_on()
     }
 
     /// Which values a stated variable may have.
     pub fn pattern_of(&self, nth: Nth) -> Option<&Pattern> {
         self.stated().nth(nth.0).map(|(_, pattern)| pattern)
     }
+}
+
+/// What a command on the identity is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// The token, which states all variables at once.
+    Token,
+    /// One variable.
+    Variable(Nth),
 }
 
 /// One of the stated variables, by its place among them.

@@ -13,10 +13,12 @@
 
 mod tokens;
 
+use std::fmt;
+
 use memchr::memchr;
 
 use crate::session::prepared::ServerName;
-use crate::session::settings::{IdentitySettings, Nth};
+use crate::session::settings::{IdentitySettings, Subject};
 use crate::session::sql::tokens::{Token, Tokens, unquote};
 
 /// What a text might do, as a set.
@@ -30,8 +32,10 @@ impl Hints {
     pub const CLEANS: Self = Self(2);
     /// Sets what only its parameters, or what it runs, could tell.
     pub const COMPUTES: Self = Self(256);
-    /// Sets the identity variable for the session, in a text that does more than that.
+    /// Sets the identity for the session, in a text that does more than that.
     pub const IDENTITY: Self = Self(4);
+    /// Sets the identity for the transaction.
+    pub const LOCAL_IDENTITY: Self = Self(1024);
     /// Has a variable of the identity among its strings; only while it is being read.
     const MENTIONS: Self = Self(512);
     /// Runs what cannot be read here: DO, CALL, EXECUTE, a setting whose name is computed.
@@ -67,7 +71,7 @@ impl Hints {
 }
 
 /// Where a command's value comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Value {
     /// Written in the text.
     Literal(Vec<u8>),
@@ -75,19 +79,28 @@ pub enum Value {
     Parameter(u16),
 }
 
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(_) => f.write_str("Literal(…)"),
+            Self::Parameter(number) => write!(f, "Parameter({number})"),
+        }
+    }
+}
+
 /// `SELECT set_config(variable, value, is_local)` of which more is bound than the value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
     /// The variable: the identity's, or the parameter of this number.
-    pub variable: Result<Nth, u16>,
+    pub variable: Result<Subject, u16>,
     /// The value.
     pub value: Value,
     /// The parameter that says whether it is for the transaction only; `None` is `false`.
     pub is_local: Option<u16>,
 }
 
-/// A text that is one command of those the pooler may answer itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A text that is one command of those the pooler may answer itself. Its `Debug` shows no identity and no token.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Command {
     /// `DEALLOCATE name`; the name as PostgreSQL folds it.
     Deallocate(Vec<u8>),
@@ -99,32 +112,54 @@ pub enum Command {
     ResetAll,
     /// `RESET variable`, `SET variable TO DEFAULT`: of the identity.
     ResetIdentity {
-        /// Which variable.
-        nth: Nth,
+        /// Of what.
+        subject: Subject,
         /// Whether it was written as a SET: the command tag says so too.
         is_set: bool,
     },
     /// `SELECT set_config(...)`, perhaps of the identity: known when it is bound.
     SelectBound(Call),
     /// `SELECT set_config(variable, value, false)` of the identity.
-    SelectIdentity(Nth, Value),
+    SelectIdentity(Subject, Value),
     /// `SET variable = value` of the identity.
-    SetIdentity(Nth, Vec<u8>),
+    SetIdentity(Subject, Vec<u8>),
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deallocate(name) => write!(f, "Deallocate({})", name.escape_ascii()),
+            Self::DeallocateAll => f.write_str("DeallocateAll"),
+            Self::DiscardAll => f.write_str("DiscardAll"),
+            Self::ResetAll => f.write_str("ResetAll"),
+            Self::ResetIdentity { subject, is_set } => write!(f, "ResetIdentity({subject:?}, {is_set})"),
+            Self::SelectIdentity(subject, value) => write!(f, "SelectIdentity({subject:?}, {value:?})"),
+            Self::SelectBound(call) => write!(f, "SelectBound({call:?})"),
+            Self::SetIdentity(subject, _) => write!(f, "SetIdentity({subject:?}, …)"),
+        }
+    }
 }
 
 impl Command {
     /// Whether it is about the identity, whatever is bound.
     pub fn is_identity(&self) -> bool {
-        match self {
-            Self::ResetIdentity { .. } | Self::SelectIdentity(..) | Self::SetIdentity(..) => true,
-            Self::SelectBound(call) => call.variable.is_ok(),
-            Self::Deallocate(_) | Self::DeallocateAll | Self::DiscardAll | Self::ResetAll => false,
-        }
+        self.subject().is_some()
     }
 
     /// Whether it has parameters.
     pub fn is_bound(&self) -> bool {
         matches!(self, Self::SelectBound(_) | Self::SelectIdentity(_, Value::Parameter(_)))
+    }
+
+    /// What of the identity it is about, whatever is bound.
+    pub fn subject(&self) -> Option<Subject> {
+        match self {
+            Self::ResetIdentity { subject, .. }
+            | Self::SelectIdentity(subject, _)
+            | Self::SetIdentity(subject, _) => Some(*subject),
+            Self::SelectBound(call) => call.variable.ok(),
+            Self::Deallocate(_) | Self::DeallocateAll | Self::DiscardAll | Self::ResetAll => None,
+        }
     }
 }
 
@@ -261,7 +296,7 @@ fn rest(token: Token<'_>, tokens: &mut Tokens<'_>, identity: &IdentitySettings, 
         Token::Word(word) => word,
         Token::Quoted(name) => name,
         Token::String(text) | Token::Dollar(text) => {
-            if identity.position(text).is_some() {
+            if identity.subject(text).is_some() {
                 reading.hints = reading.hints.with(Hints::MENTIONS);
             }
             return;
@@ -315,7 +350,7 @@ fn set_config(tokens: &Tokens<'_>, identity: &IdentitySettings, custom: &mut Vec
         look.symbol(b',').is_some()
     };
     let names_it = |token| match token {
-        Token::String(text) | Token::Dollar(text) => identity.position(text).is_some(),
+        Token::String(text) | Token::Dollar(text) => identity.subject(text).is_some(),
         _ => false,
     };
     let mut mentions =
@@ -335,7 +370,7 @@ fn set_config(tokens: &Tokens<'_>, identity: &IdentitySettings, custom: &mut Vec
         last = [before, latest, Some(token)];
     }
     if is_true(last) {
-        return Hints::default();
+        return if mentions { Hints::LOCAL_IDENTITY } else { Hints::default() };
     }
     match name {
         // Also by a named argument, or in escapes that are not read here: then it might be.
@@ -375,7 +410,7 @@ fn select_identity(tokens: &mut Tokens<'_>, identity: &IdentitySettings) -> Opti
     }
     tokens.symbol(b'(')?;
     let variable = match tokens.next()? {
-        Token::String(name) | Token::Dollar(name) => Ok(identity.position(name)?),
+        Token::String(name) | Token::Dollar(name) => Ok(identity.subject(name)?),
         Token::Parameter(number) => Err(number),
         _ => return None,
     };
@@ -405,7 +440,7 @@ fn select_identity(tokens: &mut Tokens<'_>, identity: &IdentitySettings) -> Opti
         return None;
     }
     Some(match (variable, is_local) {
-        (Ok(nth), None) => Command::SelectIdentity(nth, value),
+        (Ok(subject), None) => Command::SelectIdentity(subject, value),
         _ => Command::SelectBound(Call { variable, value, is_local }),
     })
 }
@@ -418,7 +453,11 @@ fn set(
 ) -> (Hints, Option<Command>) {
     let mut look = *tokens;
     match look.peek_word() {
-        Some(word) if eq(word, "local") || eq(word, "transaction") || eq(word, "constraints") => {
+        Some(word) if eq(word, "local") => {
+            let _ = look.next();
+            return (set_local(look, identity), None);
+        }
+        Some(word) if eq(word, "transaction") || eq(word, "constraints") => {
             return (Hints::default(), None);
         }
         Some(word) if eq(word, "session") => {
@@ -431,8 +470,8 @@ fn set(
         _ => {}
     }
     let name = look.variable();
-    let nth = match (name.as_ref().and_then(|name| identity.position(name)), name) {
-        (Some(nth), _) => nth,
+    let subject = match (name.as_ref().and_then(|name| identity.subject(name)), name) {
+        (Some(subject), _) => subject,
         (None, Some(name)) => {
             let _ = look.next(); // `=` or TO
             if !look.peek_word().is_some_and(|word| eq(word, "default")) {
@@ -452,15 +491,24 @@ fn set(
         _ => return unclear,
     }
     let command = match tokens.next() {
-        Some(Token::Dollar(text)) => Command::SetIdentity(nth, text.to_vec()),
-        Some(Token::String(text)) => Command::SetIdentity(nth, unquote(text, b'\'')),
-        Some(Token::Quoted(text)) => Command::SetIdentity(nth, unquote(text, b'"')),
-        Some(Token::Word(word)) if eq(word, "default") => Command::ResetIdentity { nth, is_set: true },
-        Some(Token::Word(word)) => Command::SetIdentity(nth, word.to_ascii_lowercase()),
-        Some(Token::Number(digits)) => Command::SetIdentity(nth, digits.to_vec()),
+        Some(Token::Dollar(text)) => Command::SetIdentity(subject, text.to_vec()),
+        Some(Token::String(text)) => Command::SetIdentity(subject, unquote(text, b'\'')),
+        Some(Token::Quoted(text)) => Command::SetIdentity(subject, unquote(text, b'"')),
+        Some(Token::Word(word)) if eq(word, "default") => Command::ResetIdentity { subject, is_set: true },
+        Some(Token::Word(word)) => Command::SetIdentity(subject, word.to_ascii_lowercase()),
+        Some(Token::Number(digits)) => Command::SetIdentity(subject, digits.to_vec()),
         _ => return unclear,
     };
     if tokens.is_end_of_statement() { (Hints::SETS, Some(command)) } else { unclear }
+}
+
+/// After `SET LOCAL`; a name in escapes might be the identity's.
+fn set_local(mut tokens: Tokens<'_>, identity: &IdentitySettings) -> Hints {
+    let is_identity = match tokens.variable() {
+        Some(name) => identity.subject(&name).is_some(),
+        None => identity.enabled,
+    };
+    if is_identity { Hints::LOCAL_IDENTITY } else { Hints::default() }
 }
 
 /// After `RESET`.
@@ -475,10 +523,10 @@ fn reset(tokens: &mut Tokens<'_>, identity: &IdentitySettings) -> (Hints, Option
         Some(word) if eq(word, "role") || eq(word, "session") => return (Hints::CLEANS, None),
         _ => {}
     }
-    match look.variable().and_then(|name| identity.position(&name)) {
-        Some(nth) => {
+    match look.variable().and_then(|name| identity.subject(&name)) {
+        Some(subject) => {
             *tokens = look;
-            (Hints::SETS, Some(Command::ResetIdentity { nth, is_set: false }))
+            (Hints::SETS, Some(Command::ResetIdentity { subject, is_set: false }))
         }
         None => (Hints::SETS, None),
     }
@@ -539,7 +587,10 @@ fn deallocate(tokens: &mut Tokens<'_>, reserved: &mut Option<Reserved>) -> (Hint
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::settings::{Pattern, Variable};
+    use crate::session::settings::{Nth, Pattern, Variable};
+
+    const MAIN: Subject = Subject::Variable(Nth::MAIN);
+    const SECOND: Subject = Subject::Variable(Nth(1));
 
     fn reading(text: &str) -> Reading {
         read(text.as_bytes(), &IdentitySettings::default())
@@ -562,7 +613,7 @@ mod tests {
             "/* set role /* nested */ x */ select 1 -- listen x",
             "set local statement_timeout = 1",
             "set transaction isolation level serializable",
-            "select set_config('app.current_user_id', 'x', true), pg_advisory_xact_lock(1)",
+            "select set_config('app.x', 'x', true), pg_advisory_xact_lock(1)",
             "commit",
             "",
         ] {
@@ -663,31 +714,28 @@ mod tests {
             "/* x */ set app.current_user_id = a",
             "set app.current_user_id = \"a\"",
         ] {
-            assert_eq!(command(text), Some(Command::SetIdentity(Nth::MAIN, b"a".into())), "{text}");
+            assert_eq!(command(text), Some(Command::SetIdentity(MAIN, b"a".into())), "{text}");
         }
         assert_eq!(
             command("set app.current_user_id = 'o''k'"),
-            Some(Command::SetIdentity(Nth::MAIN, b"o'k".into()))
+            Some(Command::SetIdentity(MAIN, b"o'k".into()))
         );
-        assert_eq!(
-            command("set app.current_user_id = 42"),
-            Some(Command::SetIdentity(Nth::MAIN, b"42".into()))
-        );
+        assert_eq!(command("set app.current_user_id = 42"), Some(Command::SetIdentity(MAIN, b"42".into())));
         assert_eq!(
             command("reset app.current_user_id"),
-            Some(Command::ResetIdentity { nth: Nth::MAIN, is_set: false })
+            Some(Command::ResetIdentity { subject: MAIN, is_set: false })
         );
         assert_eq!(
             command("set app.current_user_id to default"),
-            Some(Command::ResetIdentity { nth: Nth::MAIN, is_set: true })
+            Some(Command::ResetIdentity { subject: MAIN, is_set: true })
         );
         assert_eq!(
             command("select set_config('app.current_user_id', 'a', false)"),
-            Some(Command::SelectIdentity(Nth::MAIN, Value::Literal(b"a".into())))
+            Some(Command::SelectIdentity(MAIN, Value::Literal(b"a".into())))
         );
         assert_eq!(
             command("SELECT pg_catalog.set_config('app.current_user_id', $1::text, FALSE);"),
-            Some(Command::SelectIdentity(Nth::MAIN, Value::Parameter(1)))
+            Some(Command::SelectIdentity(MAIN, Value::Parameter(1)))
         );
     }
 
@@ -701,21 +749,61 @@ mod tests {
         };
         let command = |text: &str| read(text.as_bytes(), &settings).command;
 
-        assert_eq!(command("set app.user = 1"), Some(Command::SetIdentity(Nth::MAIN, b"1".into())));
-        assert_eq!(command("set \"APP\".tenant_id = 1"), Some(Command::SetIdentity(Nth(1), b"1".into())));
+        assert_eq!(command("set app.user = 1"), Some(Command::SetIdentity(MAIN, b"1".into())));
+        assert_eq!(command("set \"APP\".tenant_id = 1"), Some(Command::SetIdentity(SECOND, b"1".into())));
         assert_eq!(
             command("reset app.tenant_id"),
-            Some(Command::ResetIdentity { nth: Nth(1), is_set: false })
+            Some(Command::ResetIdentity { subject: SECOND, is_set: false })
         );
         assert_eq!(
             command("select set_config('app.tenant_id', $1, false)"),
-            Some(Command::SelectIdentity(Nth(1), Value::Parameter(1)))
+            Some(Command::SelectIdentity(SECOND, Value::Parameter(1)))
         );
         assert_eq!(command("set app.current_user_id = 'a'"), None);
         let both = read(b"set app.user = 'a'; set app.tenant_id = 'b'", &settings);
         assert!(both.command.is_none() && both.hints.has(Hints::IDENTITY));
         let off = IdentitySettings { enabled: false, ..settings.clone() };
         assert_eq!(read(b"set app.user = 'a'", &off).command, None);
+    }
+
+    #[test]
+    fn an_identity_for_the_transaction_is_seen() {
+        for text in [
+            "set local app.current_user_id = 'x'",
+            "begin; set local \"app\".current_user_id to 'x'",
+            "set local U&\"app\".current_user_id = 'x'",
+            "select set_config('app.current_user_id', 'x', true)",
+            "select 1, pg_catalog.set_config('app.current_user_id', $1, true)",
+        ] {
+            assert!(hints(text).has(Hints::LOCAL_IDENTITY), "{text}");
+            assert!(!hints(text).has(Hints::IDENTITY) && command(text).is_none(), "{text}");
+        }
+        assert_eq!(hints("set local app.other = 'x'"), Hints::default());
+    }
+
+    #[test]
+    fn a_token_is_a_subject_where_there_is_a_key_and_never_printed() {
+        let mut settings = IdentitySettings::default();
+        assert_eq!(read(b"set app.jwt = 'x.y.z'", &settings).command, None);
+
+        settings.token.key = Some("a key".into());
+
+        let read = |text: &str| read(text.as_bytes(), &settings).command;
+        assert_eq!(
+            read("set app.jwt = 'x.y.z'"),
+            Some(Command::SetIdentity(Subject::Token, b"x.y.z".into()))
+        );
+        assert_eq!(
+            read("select set_config('app.jwt', 'x.y.z', false)"),
+            Some(Command::SelectIdentity(Subject::Token, Value::Literal(b"x.y.z".into())))
+        );
+        assert_eq!(
+            read("reset app.jwt"),
+            Some(Command::ResetIdentity { subject: Subject::Token, is_set: false })
+        );
+        for text in ["set app.jwt = 'x.y.z'", "select set_config('app.jwt', 'x.y.z', false)"] {
+            assert!(!format!("{:?}", read(text)).contains("x.y"), "{text}");
+        }
     }
 
     #[test]
@@ -765,7 +853,7 @@ mod tests {
         assert_eq!(hints("select set_config('my.var', 'x', is_local => true)"), Hints::default());
         assert_eq!(
             command("set app.current_user_id = $$o''k$$"),
-            Some(Command::SetIdentity(Nth::MAIN, b"o''k".into()))
+            Some(Command::SetIdentity(MAIN, b"o''k".into()))
         );
     }
 

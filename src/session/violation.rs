@@ -102,6 +102,8 @@ pub enum Refusal {
     DuplicateStatement,
     /// A statement inside a transaction that has failed.
     FailedTransaction,
+    /// The token that said who the user is has expired.
+    IdentityExpired,
     /// A value for the identity that its pattern does not allow.
     IdentityPattern,
     /// A statement that would change the identity, in words or a place the pooler does not follow.
@@ -118,8 +120,56 @@ pub enum Refusal {
     SetRefused,
     /// A transaction block under statement pooling.
     StatementMode,
+    /// A token that proves nothing.
+    Token(TokenFault),
     /// A statement name that nobody prepared.
     UnknownStatement,
+}
+
+/// What is wrong with a token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TokenFault {
+    /// Its algorithm is not the one of its key, or none that is accepted.
+    Algorithm,
+    /// It is for somebody else.
+    Audience,
+    /// A claim that says who the user is is missing, or its value does not fit the variable's pattern.
+    Claim,
+    /// It has expired.
+    Expired,
+    /// Somebody else has issued it.
+    Issuer,
+    /// There are no keys to verify it by: they could not be read, or fetched.
+    KeysUnavailable,
+    /// It is not a token, or has no expiry.
+    Malformed,
+    /// It is not valid yet.
+    NotYet,
+    /// It was not signed by the key it names.
+    Signature,
+    /// It is longer than tokens may be.
+    TooLong,
+    /// No key is known by the name it gives.
+    UnknownKey,
+}
+
+impl TokenFault {
+    /// What is wrong, as the end of a sentence.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Algorithm => "its algorithm is not that of a key known here",
+            Self::Audience => "it is meant for another audience",
+            Self::Claim => "a claim that says who the user is is missing or does not fit its variable",
+            Self::Expired => "it has expired",
+            Self::Issuer => "it was issued by somebody else",
+            Self::KeysUnavailable => "the keys to verify it by are not available",
+            Self::Malformed => "it is not a signed token with an expiry",
+            Self::NotYet => "it is not valid yet",
+            Self::Signature => "its signature is wrong",
+            Self::TooLong => "it is too long",
+            Self::UnknownKey => "it was signed with a key that is not known here",
+        }
+    }
 }
 
 /// The parts of an ErrorResponse.
@@ -186,6 +236,13 @@ impl Refusal {
                     "The pooler takes the identity from another channel; see [identity] in its configuration.",
                 ),
             ),
+            Self::IdentityExpired => (
+                sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
+                "the token that states the identity of this connection has expired".to_owned(),
+                Some(
+                    "SET the token variable to a fresh token (identity.jwt_variable); the connection can be kept.",
+                ),
+            ),
             Self::IdentityPattern => (
                 sqlstate::INVALID_PARAMETER_VALUE,
                 "invalid value for the identity of this connection".to_owned(),
@@ -228,6 +285,16 @@ impl Refusal {
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "transaction blocks are not allowed with statement pooling".to_owned(),
                 Some("Use pool.mode = \"transaction\" for this database or user."),
+            ),
+            Self::Token(fault) => (
+                sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
+                format!("the token was refused: {}", fault.words()),
+                match fault {
+                    TokenFault::KeysUnavailable => {
+                        Some("The log of the pooler says why; it is safe to try again.")
+                    }
+                    _ => None,
+                },
             ),
             Self::UnknownStatement => (
                 sqlstate::INVALID_SQL_STATEMENT_NAME,

@@ -129,7 +129,7 @@ pub fn exchange_client(bytes: &[u8]) {
         buffers.inbox.extend_from_slice(bytes);
         match idle::answer(&mut client, &mut buffers, false) {
             Ok(Idle::NeedServer) => {}
-            Ok(Idle::Left | Idle::NeedMore) | Err(_) => continue,
+            Ok(Idle::Left | Idle::NeedMore | Idle::NeedVerdict(_)) | Err(_) => continue,
         }
         let mut server = ServerState::new(ServerId(1), Parameters::default());
         let (mut exchange, mut theirs) = (Exchange::default(), Buffers::default());

@@ -396,7 +396,7 @@ impl World {
                 self.leave(index);
                 return true;
             }
-            Ok(Idle::NeedMore) => {}
+            Ok(Idle::NeedMore | Idle::NeedVerdict(_)) => {}
             Ok(Idle::NeedServer) => {
                 task.attempts = 1;
                 self.ask(index);

@@ -19,7 +19,7 @@ use crate::session::mutation::{self, Mutation};
 use crate::session::pipeline::{Answer, Origin, Owed};
 use crate::session::prepared::{Known, Named, ServerName, Statement};
 use crate::session::server::ServerState;
-use crate::session::settings::{Mode, Rules, SetPolicy, StatePolicy};
+use crate::session::settings::{Mode, Rules, SetPolicy, StatePolicy, Subject};
 use crate::session::sql::{Command, Hints, Reading, Reserved};
 use crate::session::transaction::Status;
 use crate::session::violation::{Refusal, Side, Violation};
@@ -173,7 +173,7 @@ impl Exchange {
     fn is_in_lockstep(&self) -> bool {
         const MAY_CHANGE: Hints =
             Hints::IDENTITY.with(Hints::OPAQUE).with(Hints::RESETS_IDENTITY).with(Hints::SETS);
-        (self.is_one_shot || self.hints.any(MAY_CHANGE))
+        (self.is_one_shot || self.ends_soon || self.hints.any(MAY_CHANGE))
             && self.phase == Phase::Talking
             && self.client_rest == Rest::None
             && self.segment == Segment::Synced
@@ -371,6 +371,7 @@ impl Exchange {
             Some(Meaning::Claim(_) | Meaning::Unclear) => {
                 reading.hints = reading.hints.with(Hints::IDENTITY);
             }
+            Some(Meaning::Local) => reading.hints = reading.hints.with(Hints::LOCAL_IDENTITY),
             Some(Meaning::Plain) => {}
             Some(Meaning::Sets(name)) => reading.custom.push(name),
         }
@@ -739,11 +740,11 @@ impl Exchange {
             return Judgement::of(refusal(reading, client, is_open));
         }
         match (self.segment, self.knows_its_block()) {
-            (Segment::Open, true) if is_open => Judgement::Pass,
+            (Segment::Open, true) if is_open => in_block(reading, client),
             (Segment::Open, _) => Judgement::Refuse(Refusal::IdentityUnclear),
             // At the start of a unit the pooler answers it itself, once what came before is answered.
             (_, false) => Judgement::Hold,
-            (_, true) if is_command_on_identity(reading) => Judgement::Pass,
+            (_, true) if is_command_on_identity(reading) => in_block(reading, client),
             (_, true) => Judgement::of(refusal(reading, client, is_open)),
         }
     }
@@ -791,6 +792,10 @@ impl Exchange {
                 let reading = Reading { command: Some(command), ..reading.clone() };
                 self.judge(&reading, client)
             }
+            Meaning::Local => {
+                let hints = reading.hints.with(Hints::LOCAL_IDENTITY);
+                Judgement::of(refusal(&Reading { command: None, hints, ..reading.clone() }, client, true))
+            }
             Meaning::Plain => Judgement::Pass,
             Meaning::Sets(name) => {
                 self.custom.push(name);
@@ -813,6 +818,16 @@ impl Exchange {
 /// Whether a text is one of the commands on the identity that the pooler answers outside of transactions.
 fn is_command_on_identity(reading: &Reading) -> bool {
     reading.command.as_ref().is_some_and(Command::is_identity)
+}
+
+/// A command on the identity inside a transaction block is PostgreSQL's own and ends with it; but a token never leaves the
+/// pooler, and where tokens say who the user is nothing else does.
+fn in_block(reading: &Reading, client: &ClientState) -> Judgement {
+    match reading.command.as_ref().and_then(Command::subject) {
+        _ if !client.rules.identity.takes_tokens() => Judgement::Pass,
+        Some(Subject::Token) => Judgement::Refuse(Refusal::IdentityUnclear),
+        _ => Judgement::Refuse(Refusal::IdentityChannel),
+    }
 }
 
 /// Whether a text changes the identity: what it means depends on whether it is inside a transaction block.
@@ -846,8 +861,12 @@ enum Found {
 /// What configuration forbids in a text. `is_open`: inside a transaction block, where a SET of the identity ends with it.
 pub(in crate::session) fn refusal(reading: &Reading, client: &ClientState, is_open: bool) -> Option<Refusal> {
     let (hints, rules) = (reading.hints, &client.rules);
-    if hints.has(Hints::IDENTITY) && !is_open {
+    let takes_tokens = rules.identity.takes_tokens();
+    if hints.has(Hints::IDENTITY) && (!is_open || takes_tokens) {
         return Some(Refusal::IdentityUnclear);
+    }
+    if hints.has(Hints::LOCAL_IDENTITY) && takes_tokens {
+        return Some(Refusal::IdentityChannel);
     }
     if hints.has(Hints::BEGIN) && rules.mode == Mode::Statement {
         return Some(Refusal::StatementMode);
