@@ -17,6 +17,7 @@ pub mod delay_proxy;
 pub mod dice;
 pub mod fake_server;
 pub mod frame;
+pub mod issuer;
 pub mod pgusher;
 pub mod port;
 pub mod postgres;
