@@ -377,7 +377,7 @@ impl Manager {
     }
 
     /// The caps its servers count against.
-    fn caps(&self) -> Caps {
+    pub(super) fn caps(&self) -> Caps {
         self.recipe().caps.clone()
     }
 
@@ -472,6 +472,11 @@ impl managed::Manager for Maker {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Box<Server>, ConnectError> {
+        // Who asks whether there is one at once gives this up here, before anything is opened.
+        {
+            let _connecting = Counted::up(&self.connecting);
+            tokio::task::yield_now().await;
+        }
         // The login is large and rare; what waits for it is small and common.
         Box::pin(async {
             let permits = match self.place().await {

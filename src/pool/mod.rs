@@ -7,6 +7,7 @@
 //! - Waiters are served in the order in which they came.
 //! - A pool never has more servers than `size` and `reserve` together.
 //! - A client that stops waiting leaves nothing behind.
+//! - A client for whom a server is being opened takes one that is given back meanwhile; the other is opened all the same.
 //!
 //! # Refuses
 //! To know clients: who waits, and for whose sake, is [`crate::proxy`]'s.
@@ -66,10 +67,14 @@ use crate::session::{Parameters, Values};
 
 type Got = Result<Granted, PoolError<ConnectError>>;
 
+/// A server being had; it may be let go on in a task of its own.
+type Getting = Pin<Box<dyn Future<Output = Got> + Send>>;
+
 /// Most sets of startup settings remembered as accepted, in one pool.
 const MOST_ACCEPTED: usize = 1_000;
 
 /// Servers, idle or lent, and how many there may be. deadpool's own bound only grows: the places are what bounds.
+#[derive(Clone)]
 struct Kept {
     servers: deadpool::managed::Pool<Maker>,
     places: Arc<Places>,
@@ -94,6 +99,26 @@ impl Kept {
     async fn get(&self) -> Got {
         let place = self.places.take().await.ok_or(PoolError::Closed)?;
         Ok((self.servers.get().await?, place))
+    }
+
+    /// The same, for who may let it go on without waiting for it.
+    async fn get_alone(self) -> Got {
+        self.get().await
+    }
+
+    /// One that is idle, for who is having another opened.
+    async fn get_idle(&self) -> Option<Granted> {
+        let mut is_there = false;
+        let _ = self.servers.retain(|_, _| {
+            is_there = true;
+            true
+        });
+        let place = self.places.take_now().filter(|_| is_there)?;
+        let mut get = pin!(self.servers.get());
+        match poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await {
+            Poll::Ready(Ok(object)) => Some((object, place)),
+            _ => None,
+        }
     }
 
     /// So many servers from now on. Idle ones beyond it are closed, lent ones when they are given back.
@@ -314,25 +339,27 @@ impl Pool {
     /// # Errors
     /// Why there is none.
     pub async fn checkout(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
-        let mut get = pin!(self.kept.get());
-        let at_once = poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await;
-        let got = match at_once {
-            Poll::Ready(Ok(granted)) => {
-                self.pressure().wait.of(Outcome::Served).observe(Duration::ZERO);
-                return Ok(Lease::new(granted, self.clone()));
-            }
-            Poll::Ready(Err(error)) => Some(Err(error)),
-            Poll::Pending => None,
+        let at_once = {
+            let mut get = pin!(self.kept.get());
+            poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await
         };
-        Box::pin(self.wait(get, got)).await
+        if let Poll::Ready(Ok(granted)) = at_once {
+            self.pressure().wait.of(Outcome::Served).observe(Duration::ZERO);
+            return Ok(Lease::new(granted, self.clone()));
+        }
+        // What was asked for at once has opened nothing yet (see `Maker::create`), and is asked for again in a way that can go on
+        // without this client.
+        Box::pin(self.wait()).await
     }
 
     /// Waits its turn, and notes what came of it.
-    async fn wait<G>(self: &Arc<Self>, get: Pin<&mut G>, got: Option<Got>) -> Result<Lease, CheckoutError>
-    where
-        G: Future<Output = Got>,
-    {
+    async fn wait(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
         let settings = self.settings();
+        let mut get: Getting = Box::pin(self.kept.clone().get_alone());
+        let got = match poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await {
+            Poll::Ready(got) => Some(got),
+            Poll::Pending => None,
+        };
         let mut waiting = self.queue(settings.max_waiting)?;
         let began = tokio::time::Instant::now();
         let _waited = self.stats.wait(began.into_std());
@@ -363,16 +390,14 @@ impl Pool {
     }
 
     /// Until there is a server: given back, opened, or of the reserve; or the deadline.
-    async fn until_served<G>(
+    async fn until_served(
         self: &Arc<Self>,
-        mut get: Pin<&mut G>,
+        mut get: Getting,
         mut got: Option<Got>,
         settings: &Settings,
         began: tokio::time::Instant,
-    ) -> Result<Lease, CheckoutError>
-    where
-        G: Future<Output = Got>,
-    {
+    ) -> Result<Lease, CheckoutError> {
+        let mut freed = pin!(self.freed.notified());
         let mut timer = pin!(sleep_until(began + settings.acquire_timeout));
         let mut reserve = pin!(self.reserved(began, settings.reserve_timeout));
         let mut again = pin!(None);
@@ -395,6 +420,16 @@ impl Pool {
             tokio::select! {
                 biased;
                 result = &mut get, if !first_is_done => got = Some(result),
+                () = &mut freed => {
+                    freed.set(self.freed.notified());
+                    if !first_is_done
+                        && self.is_opening()
+                        && let Some(granted) = self.kept.get_idle().await
+                    {
+                        self.let_go_on(get);
+                        return Ok(Lease::new(granted, self.clone()));
+                    }
+                }
                 Some(result) = async { again.as_mut().as_pin_mut()?.await.into() }, if first_is_done => got = Some(result),
                 granted = &mut reserve => return Ok(Lease::new(granted, self.clone())),
                 () = &mut timer => {
@@ -403,6 +438,27 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// Whether what is being had for a client is a connection: under a cap that is full it may be waiting for that, and then
+    /// inherits what is given back.
+    fn is_opening(&self) -> bool {
+        self.manager().caps().iter().all(|cap| cap.has_room())
+    }
+
+    /// The server that is being opened for who has another by now is opened for the next one: beginning anew each time would
+    /// be a storm of logins that nobody finishes.
+    fn let_go_on(self: &Arc<Self>, get: Getting) {
+        let pool = self.clone();
+        self.spawn(async move {
+            match get.await {
+                Ok(granted) => {
+                    drop(granted);
+                    pool.on_freed();
+                }
+                Err(error) => drop(pool.on_failure(error)),
+            }
+        });
     }
 
     /// A place among those who wait. Those for whom a server is being opened are not counted: the pool is not full.

@@ -269,6 +269,30 @@ on_every_major! {
         }
     }
 
+    async fn a_client_whose_server_is_slow_to_open_takes_one_given_back_meanwhile(postgres: Postgres) {
+        let mut postgres = Postgres::private(postgres.major(), &[], "").await;
+        let pgusher = Pgusher::before(&postgres)
+            .pool_size(2)
+            .set("pool", "min", "0")
+            .text("pool", "connect_timeout", "60s")
+            .start()
+            .await;
+        let (mut a, mut b) = (pgusher.client().await, pgusher.client().await);
+        a.rows("begin").await;
+        let pid = a.server_pid().await;
+        let mut witness = Raw::login(&postgres.superuser()).await;
+        postgres.configure(&[("pre_auth_delay", "30")]);
+        postgres.reload();
+        eventually("logins are slow", PATIENCE, async || (witness.value("show pre_auth_delay").await == "30s").then_some(())).await;
+
+        b.send([say::query("select pg_backend_pid()")]).await;
+        b.expect_silence(A_WHILE).await;
+        a.rows("commit").await;
+
+        assert_eq!(b.read_until_ready().await[1].row(), [Some(pid.to_string())]);
+        assert_eq!(a.server_pid().await, pid);
+    }
+
     async fn a_client_that_waited_too_long_is_told_and_keeps_its_session(postgres: Postgres) {
         let pgusher = Pgusher::before(&postgres).pool_size(1).text("pool", "acquire_timeout", "300ms").start().await;
         let (mut a, mut b) = (pgusher.client().await, pgusher.client().await);
