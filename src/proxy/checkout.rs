@@ -81,6 +81,7 @@ async fn wait(pool: &Arc<Pool>, client: &mut Peer, handle: &ClientHandle) -> Res
     }
     handle.waits();
     poll_fn(|cx| {
+        handle.is_served_by(cx.waker()); // in a login nobody has said so yet
         // Looked at first: often it is a cancel, of another client, that frees the server.
         if handle.is_ordered(Order::StopWaiting) {
             return Poll::Ready(Err(NoLease::Cancelled));

@@ -523,7 +523,8 @@ async fn try_settings(
             NoLease::Cancelled => Some(Denied::Cancelled),
             NoLease::Checkout(error) => Some(Denied::Checkout(error)),
             NoLease::Outdated => Some(Denied::Prelude),
-            NoLease::ClientGone | NoLease::Ordered => None,
+            NoLease::ClientGone => None,
+            NoLease::Ordered => Some(Denied::Drained),
         })?;
         let server = &mut *lease;
         let mut said = BytesMut::new();

@@ -129,6 +129,8 @@ pub(super) enum Denied {
     Checkout(CheckoutError),
     /// Its own cancel request found it waiting.
     Cancelled,
+    /// We are going away.
+    Drained,
     /// The startup packet states an identity, and may not.
     IdentityChannel,
     /// A value for the identity that its pattern does not allow, at startup.
@@ -151,7 +153,9 @@ impl Denied {
     /// The word for the metrics, where it was a login that was denied.
     pub(super) fn login(&self) -> Login {
         match self {
-            Self::Checkout(_) | Self::Cancelled | Self::Hasty | Self::Prelude => Login::NoServer,
+            Self::Checkout(_) | Self::Cancelled | Self::Drained | Self::Hasty | Self::Prelude => {
+                Login::NoServer
+            }
             Self::IdentityChannel | Self::IdentityPattern | Self::Token(_) => Login::IdentityRefused,
             Self::Settings(_) => Login::SettingsRefused,
             Self::TooManyClients => Login::TooManyClients,
@@ -183,6 +187,11 @@ impl Denied {
             Self::Cancelled => {
                 (sqlstate::QUERY_CANCELED, "canceling statement due to user request".to_owned(), None)
             }
+            Self::Drained => (
+                sqlstate::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command".to_owned(),
+                None,
+            ),
             Self::Hasty => {
                 (sqlstate::QUERY_CANCELED, "canceling statement due to statement timeout".to_owned(), None)
             }

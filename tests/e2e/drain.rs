@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Pgusher, notation, say};
+use crate::harness::{Pgusher, Raw, notation, say};
 use crate::on_every_major;
 
 on_every_major! {
@@ -58,5 +58,29 @@ on_every_major! {
         assert_eq!(told, "E(57P01)");
         assert!(pgusher.end().await.success());
         postgres.until_unused().await;
+    }
+
+    async fn a_login_that_waits_for_a_server_at_the_deadline_is_told(postgres: Postgres) {
+        let mut pgusher = Pgusher::before(&postgres)
+            .pool_size(1)
+            .text("listen", "auth", "trust")
+            .text("listen", "drain_timeout", "500ms")
+            .start()
+            .await;
+        let mut inside = pgusher.client().await;
+        inside.rows("begin").await;
+        // Settings nobody had before are tried on a server before the client is let in.
+        let target = pgusher.target().with("DateStyle", "German");
+        let mut waiting = Raw::connect(&target.address).await;
+        waiting.send([target.startup()]).await;
+        waiting.expect_silence(Duration::from_millis(60)).await;
+
+        pgusher.terminate();
+        let told = waiting.expect_close().await;
+
+        assert_eq!(notation(&told), "E(57P01)");
+        assert_eq!(told[0].severity(), "FATAL");
+        inside.expect_close().await;
+        assert!(pgusher.end().await.success());
     }
 }
