@@ -367,6 +367,7 @@ fn pool(port: u16) -> Arc<Pool> {
         next_server: AtomicU64::new(1),
         secrets: Secrets::default(),
         hashing: Arc::new(Hashing::new()),
+        hosts: pgusher::pool::Hosts::default(),
         tuning: RwLock::default(),
         connectors: Connectors::default(),
         total: RwLock::default(),

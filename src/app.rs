@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::hashing::Hashing;
 use crate::net::listen::Listener;
 use crate::net::tls::Connectors;
-use crate::pool::{Cap, Pools, Secrets, Shared};
+use crate::pool::{Cap, Hosts, Pools, Secrets, Shared};
 use crate::proxy::Proxy;
 use crate::reload::{Reloader, edition, tuning};
 use crate::telemetry::log::Log;
@@ -211,6 +211,7 @@ pub(crate) fn pools(config: &Config) -> Pools {
         next_server: AtomicU64::new(1),
         secrets: Secrets::default(),
         hashing: Arc::new(Hashing::new()),
+        hosts: Hosts::default(),
         tuning: RwLock::new(tuning(config)),
         connectors: Connectors::default(),
         total: RwLock::new(config.max_servers.map(|most| Arc::new(Cap::new(most)))),

@@ -100,6 +100,7 @@
 //! | a new reason to refuse a statement | `session/violation.rs` |
 //! | a new reason to end or deny a client | `proxy/farewell.rs` |
 //! | a timeout of a turn | `proxy/relay.rs` (`Watch`); of waiting: `pool/mod.rs` |
+//! | which of several hosts is used | `session/role.rs` (what a server says it is), `pool/target.rs` (which will do), `pool/hosts.rs` (in which order) |
 //! | another pool crate | `pool/manager.rs`, `pool/lease.rs` |
 //! | a key of PgBouncer | a row in `import/settings.rs`, what it becomes in `import/translate.rs`, a line in `tests/import` |
 //! | a metric | `telemetry/metrics.rs` (its name), an instrument where it happens, `admin/scrape.rs` (where it is read) |

@@ -26,6 +26,7 @@ use crate::config::field::{
 };
 use crate::config::url::{HostText, PORT, Url};
 use crate::net::tls::{ClientSettings, ServerSettings};
+use crate::pool::TargetSessionAttrs;
 use crate::proxy::{AuthQuerySettings, CertificateUsers};
 use crate::session::login::BindingPolicy;
 use crate::session::{IdentitySettings, Mode, Rules};
@@ -92,6 +93,7 @@ const POOLING: &[Row<Pooling>] = &[
     Row("connect_timeout", |it| duration(&mut it.limits.connect_timeout)),
     Row("connect_retry", |it| duration(&mut it.limits.connect_retry)),
     Row("connect_concurrency", |it| count(&mut it.limits.connect_concurrency, 1..=1_000)),
+    Row("target_session_attrs", |it| choice(&mut it.limits.target_session_attrs)),
     Row("check_delay", |it| period_or_at_once(&mut it.limits.check_delay)),
     Row("clean_timeout", |it| duration(&mut it.limits.clean_timeout)),
     Row("server_statements", |it| count(&mut it.rules.server_statements, 0..=100_000)),
@@ -137,6 +139,7 @@ const USERS: &[Row<User>] = &[
     Row("mode", |it| inherited_choice(&mut it.mode)),
     Row("size", |it| inherited_count(&mut it.size, 1, MOST_SERVERS)),
     Row("min", |it| inherited_count(&mut it.min, 0, MOST_SERVERS)),
+    Row("target_session_attrs", |it| inherited_choice(&mut it.target_session_attrs)),
     Row("max_clients", |it| limit(&mut it.max_clients, MOST_CLIENTS)),
     Row("max_servers", |it| limit(&mut it.max_servers, MOST_SERVERS)),
 ];
@@ -476,6 +479,7 @@ pub(super) struct User {
     pub(super) mode: Option<Mode>,
     pub(super) size: Option<usize>,
     pub(super) min: Option<usize>,
+    pub(super) target_session_attrs: Option<TargetSessionAttrs>,
     pub(super) max_clients: Option<usize>,
     pub(super) max_servers: Option<usize>,
     pub(super) identity: IdentitySettings,

@@ -129,6 +129,12 @@ impl Resolve<'_> {
         let is_shared = written.user.is_some() || written.url.as_ref().is_some_and(|url| url.user.is_some());
         let identities = self.identities(&mut pooling.rules.identity, is_shared);
         let auth_query = self.auth_query(&name, &written);
+        let target = written.url.as_ref().and_then(|url| url.target_session_attrs);
+        if let Some(target) =
+            target.filter(|_| !self.is_written(Section::Databases, &name, "target_session_attrs"))
+        {
+            pooling.limits.target_session_attrs = target;
+        }
         let upstream = self.upstream(&name, written);
         DatabaseEntry {
             name,
@@ -414,6 +420,7 @@ impl Resolve<'_> {
             mode: written.mode,
             size: written.size,
             min: written.min,
+            target_session_attrs: written.target_session_attrs,
             max_clients: written.max_clients,
             max_servers: written.max_servers,
         }

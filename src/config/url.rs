@@ -19,7 +19,7 @@ use crate::config::value::Value;
 use crate::config::word::{Choice, alternatives, chosen};
 use crate::config::{options, units};
 use crate::net::tls::{Negotiation, SslMode, TlsVersion};
-use crate::pool::Host;
+use crate::pool::{Host, TargetSessionAttrs};
 use crate::session::login::BindingPolicy;
 
 /// PostgreSQL's port.
@@ -44,6 +44,8 @@ pub(super) struct Url {
     pub(super) settings: Vec<(String, String)>,
     /// How it is encrypted.
     pub(super) encryption: Encryption,
+    /// `target_session_attrs`.
+    pub(super) target_session_attrs: Option<TargetSessionAttrs>,
 }
 
 /// What a URL says of encryption.
@@ -129,8 +131,9 @@ impl Parameters {
             "sslmode" => tls.sslmode = Some(word("sslmode", value)?),
             "sslnegotiation" => tls.sslnegotiation = Some(word("sslnegotiation", value)?),
             "sslrootcert" => tls.sslrootcert = some().map(PathBuf::from),
-            "target_session_attrs" if value == "any" => {}
-            "target_session_attrs" => return Err("target_session_attrs= can only be `any`".into()),
+            "target_session_attrs" => {
+                self.url.target_session_attrs = Some(word("target_session_attrs", value)?);
+            }
             "user" => self.url.user = some(),
             name if plain => return Err(unknown(name)),
             _ => return Err(format!("an unknown parameter after `?`; {ACCEPTED}")),
@@ -329,11 +332,12 @@ mod tests {
     #[test]
     fn parameters_are_used_or_refused() {
         let url = Url::parse(
-            "postgres://h/d?sslmode=prefer&connect_timeout=3&target_session_attrs=any&user=u&password=p&dbname=e&\
+            "postgres://h/d?sslmode=prefer&connect_timeout=3&target_session_attrs=prefer-standby&user=u&password=p&dbname=e&\
              options=-c%20jit%3Doff%20--work-mem=4MB%20-csearch_path=a%5C%20b",
         )
         .unwrap();
 
+        assert_eq!(url.target_session_attrs, Some(TargetSessionAttrs::PreferStandby));
         assert_eq!(url.connect_timeout, Some(Duration::from_secs(3)));
         assert_eq!((url.user.as_deref(), url.dbname.as_deref()), (Some("u"), Some("e")));
         let settings: Vec<_> =
@@ -344,7 +348,7 @@ mod tests {
             ("sslnegotiation=maybe", "sslnegotiation="),
             ("channel_binding=yes", "channel_binding="),
             ("sslcrl=/ca.crl", "an unknown parameter"),
-            ("target_session_attrs=read-write", "only be `any`"),
+            ("target_session_attrs=master", "target_session_attrs="),
             ("connect_timeout=5s", "seconds"),
             ("options=-h", "options="),
             ("host=b", "hosts both"),

@@ -11,6 +11,7 @@ use crate::auth::Method;
 use crate::config::value::{Value, quoted};
 use crate::names::CertificateName;
 use crate::net::tls::{Negotiation, SslMode, TlsVersion};
+use crate::pool::TargetSessionAttrs;
 use crate::session::login::BindingPolicy;
 use crate::session::{Form, Missing, Mode, Pattern, Scope, SetPolicy, StatePolicy};
 use crate::telemetry::log;
@@ -127,6 +128,17 @@ impl Choice for TlsVersion {
     const WORDS: &[(&str, Self)] = &[("TLSv1.2", Self::V12), ("TLSv1.3", Self::V13)];
 }
 
+impl Choice for TargetSessionAttrs {
+    const WORDS: &[(&str, Self)] = &[
+        ("any", Self::Any),
+        ("read-write", Self::ReadWrite),
+        ("read-only", Self::ReadOnly),
+        ("primary", Self::Primary),
+        ("standby", Self::Standby),
+        ("prefer-standby", Self::PreferStandby),
+    ];
+}
+
 impl Choice for log::Format {
     const WORDS: &[(&str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
@@ -158,6 +170,7 @@ mod tests {
         check::<SetPolicy>();
         check::<StatePolicy>();
         check::<TlsVersion>();
+        check::<TargetSessionAttrs>();
         check::<log::Format>();
     }
 
@@ -165,6 +178,13 @@ mod tests {
     fn a_method_is_written_as_it_is_shown() {
         for (name, method) in Method::WORDS {
             assert_eq!(method.to_string(), *name);
+        }
+    }
+
+    #[test]
+    fn a_target_is_written_as_it_is_shown() {
+        for (name, target) in TargetSessionAttrs::WORDS {
+            assert_eq!(target.word(), *name);
         }
     }
 

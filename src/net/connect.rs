@@ -1,16 +1,17 @@
 //! Dialling.
 //!
 //! # Promises
-//! - Every address a name stands for is tried, in order.
+//! - A name is looked up for every connection: nothing is remembered.
 //!
 //! # Refuses
-//! To time out or to try again: its caller has a deadline over the whole login.
+//! To choose among addresses, to time out or to try again: its caller has a deadline over the whole login.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use crate::net::Stream;
 
@@ -23,14 +24,25 @@ pub struct Tuning {
     pub user_timeout: Option<Duration>,
 }
 
+/// What a name stands for now; an address stands for itself.
+///
+/// Cancel safe.
+///
+/// # Errors
+/// The system's; there is at least one address otherwise.
+pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
+    if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
+}
+
 /// Connects over TCP.
 ///
 /// Cancel safe: the connection is dropped.
 ///
 /// # Errors
-/// The system's, of the last address tried.
-pub async fn tcp(host: &str, port: u16, tuning: Tuning) -> io::Result<Stream> {
-    let stream = Stream::Tcp(TcpStream::connect((host, port)).await?);
+/// The system's.
+pub async fn tcp(address: SocketAddr, tuning: Tuning) -> io::Result<Stream> {
+    let stream = Stream::Tcp(TcpStream::connect(address).await?);
     stream.tune(tuning.keepalive, tuning.user_timeout)?;
     Ok(stream)
 }

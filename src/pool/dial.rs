@@ -21,7 +21,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -29,7 +29,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::Stream;
 use crate::net::connect::{self, Tuning};
-use crate::net::stream::Remote;
 use crate::net::tls::{Connector, Negotiation, SslMode};
 use crate::pool::error::ConnectError;
 use crate::pool::settings::Host;
@@ -87,25 +86,41 @@ pub(super) fn has_second(mode: SslMode, was_encrypted: bool, sqlstate: &str) -> 
     is_possible && sqlstate == "28000"
 }
 
-/// Dials a host, and encrypts.
+/// One address of a host, with the name it was looked up by.
+pub(super) enum Place<'a> {
+    /// Over TCP.
+    Tcp(SocketAddr, &'a str),
+    /// The directory and port of a unix socket.
+    Unix(&'a Path, u16),
+}
+
+/// Everywhere a host is, now.
+pub(super) async fn places(host: &Host) -> io::Result<Vec<Place<'_>>> {
+    Ok(match host {
+        Host::Tcp { host, port } => {
+            let addresses = connect::resolve(host, *port).await?;
+            addresses.into_iter().map(|address| Place::Tcp(address, host)).collect()
+        }
+        Host::Unix { directory, port } => vec![Place::Unix(directory, *port)],
+    })
+}
+
+/// Dials, and encrypts.
 pub(super) async fn reach(
-    host: &Host,
+    place: &Place<'_>,
     connector: &Arc<Connector>,
     attempt: Attempt,
     tuning: Tuning,
 ) -> Result<Reached, ConnectError> {
-    let (name, port) = match host {
-        Host::Tcp { host, port } => (host, *port),
-        Host::Unix { directory, port } => {
-            let stream = connect::unix(directory, *port).await.map_err(ConnectError::Unreachable)?;
-            let address = Address::Unix(directory.clone(), *port);
+    let (address, name) = match *place {
+        Place::Tcp(address, name) => (address, name),
+        Place::Unix(directory, port) => {
+            let stream = connect::unix(directory, port).await.map_err(ConnectError::Unreachable)?;
+            let address = Address::Unix(directory.to_owned(), port);
             return Ok(Reached { stream, address, end_point: None });
         }
     };
-    let stream = connect::tcp(name, port, tuning).await.map_err(ConnectError::Unreachable)?;
-    let Remote::Tcp(address) = stream.remote().map_err(ConnectError::Unreachable)? else {
-        return Err(ConnectError::Unreachable(io::ErrorKind::AddrNotAvailable.into()));
-    };
+    let stream = connect::tcp(address, tuning).await.map_err(ConnectError::Unreachable)?;
     let mode = connector.settings().sslmode;
     let (asks, insists) = attempt.wants(mode);
     if !asks {
@@ -117,7 +132,7 @@ pub(super) async fn reach(
             Ok(Reached { stream, address: Address::Tcp(address), end_point: None })
         }
         Encrypted::Done(stream, end_point) => {
-            let address = Address::Tls(address, connector.clone(), name.as_str().into());
+            let address = Address::Tls(address, connector.clone(), name.into());
             Ok(Reached { stream, address, end_point })
         }
     }
@@ -150,8 +165,7 @@ impl Address {
 }
 
 async fn again(address: SocketAddr) -> Result<Stream, ConnectError> {
-    let dialled = connect::tcp(&address.ip().to_string(), address.port(), Tuning::default()).await;
-    dialled.map_err(ConnectError::Unreachable)
+    connect::tcp(address, Tuning::default()).await.map_err(ConnectError::Unreachable)
 }
 
 /// What came of the wish to encrypt.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::auth::ScramError;
 use crate::net::tls::{HandshakeError, SslMode};
 use crate::pool::pressure::Connected;
+use crate::pool::target::{TargetSessionAttrs, Unfit};
 use crate::session::login::LoginError;
 use crate::session::violation::sqlstate;
 use crate::wire::control::ServerError;
@@ -31,6 +32,8 @@ pub enum ConnectError {
     NoEncryption(SslMode),
     /// There is no password to derive keys from.
     NoPassword,
+    /// No server is what is wanted; what the last one is.
+    NotWanted(TargetSessionAttrs, Unfit),
     /// The password file cannot be read.
     PasswordFile(io::Error),
     /// What the server said about encryption is no answer, or more than one.
@@ -70,6 +73,8 @@ impl ConnectError {
         match self {
             Self::Lost(_) | Self::TimedOut(_) | Self::Unreachable(_) => true,
             Self::Tls(error) => error.is_passing(),
+            // One of them may be promoted.
+            Self::NotWanted(_, unfit) => *unfit != Unfit::Unknown,
             Self::Login(LoginError::Refused(error)) => {
                 error.sqlstate().is_some_and(|state| state.starts_with("53") || state.starts_with("57"))
             }
@@ -98,6 +103,7 @@ impl ConnectError {
     pub(super) fn word(&self) -> Connected {
         match self {
             Self::ConnectQuery(_) | Self::Login(LoginError::Refused(_)) => Connected::Refused,
+            Self::NotWanted(..) => Connected::NotWanted,
             Self::TimedOut(_) => Connected::TimedOut,
             Self::Unreachable(_) => Connected::Unreachable,
             Self::Closed
@@ -111,6 +117,22 @@ impl ConnectError {
         }
     }
 
+    /// Whether it says that the host does not answer, and not what the host has answered.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::TimedOut(_) | Self::Unreachable(_))
+    }
+
+    /// Whether another host may do better: this one does not answer, cannot serve yet or any more (57P03), or is not what is
+    /// wanted. What else a host says holds for the others too, as in libpq.
+    pub fn leads_on(&self) -> bool {
+        match self {
+            Self::Login(LoginError::Refused(error)) => error.sqlstate() == Some(CANNOT_CONNECT_NOW),
+            Self::NotWanted(..) => true,
+            Self::Tls(error) => error.is_passing(),
+            error => error.is_silence(),
+        }
+    }
+
     /// The code for the client.
     pub fn sqlstate(&self) -> String {
         match self {
@@ -120,6 +142,7 @@ impl ConnectError {
             Self::Lost(_)
             | Self::NoEncryption(_)
             | Self::NotAnAnswer
+            | Self::NotWanted(..)
             | Self::TimedOut(_)
             | Self::Tls(_)
             | Self::Unreachable(_) => "08001".to_owned(),
@@ -150,6 +173,10 @@ impl fmt::Display for ConnectError {
                 "server answered the request for TLS with something else, or with more than an answer",
             ),
             Self::NoPassword => f.write_str("server asks for a password and none is configured"),
+            Self::NotWanted(target, unfit) => {
+                let word = target.word();
+                write!(f, "no server fits target_session_attrs = \"{word}\": the last one tried {unfit}")
+            }
             Self::PasswordFile(error) => write!(f, "the server's password file cannot be read: {error}"),
             Self::Tls(error) => write!(f, "could not connect to server in TLS: {error}"),
             Self::TimedOut(limit) => write!(f, "server did not complete the login within {limit:?}"),
@@ -159,6 +186,8 @@ impl fmt::Display for ConnectError {
 }
 
 impl std::error::Error for ConnectError {}
+
+const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// Why a client gets no server.
 #[derive(Clone, Debug)]

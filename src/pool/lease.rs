@@ -145,6 +145,9 @@ impl Drop for Lease {
 /// To whoever needs it most: the pool, a client that waits for a cap, or nobody.
 fn give_back((mut object, place): Granted, pool: &Pool) {
     let (manager, now) = (pool.manager(), object.idle_since);
+    if std::mem::take(&mut object.state.has_refused_write) {
+        manager.on_refused_write(&object, now);
+    }
     let surplus = || place.is_owed().then_some(Closing::Surplus);
     if let Some(reason) = manager.fault(&object, now).or_else(surplus) {
         return destroy((object, place), pool, reason);

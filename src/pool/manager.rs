@@ -1,7 +1,9 @@
 //! How servers are made and when they are still good: deadpool's Manager.
 //!
 //! # Promises
-//! - Making one is dialling and the whole login, within one deadline; each host is tried in order.
+//! - Making one is dialling and the whole login, within one deadline for each host; hosts are tried until one is what is wanted.
+//! - A server that is not what is wanted any more (`target_session_attrs`) is not lent again; if it was a demoted primary, no
+//!   other of its generation is either.
 //! - Whether one is still good is decided from facts, without a round trip and without a system call.
 //!
 //! # Refuses
@@ -9,7 +11,7 @@
 
 use std::io;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -20,21 +22,23 @@ use tokio::time::timeout;
 
 use crate::auth::{ChannelBinding, Credential, ScramKeys, Verifier};
 use crate::hashing::Hashing;
-use crate::names::{Database, PoolKey, ServerId, User};
+use crate::names::{Database, PoolKey, ServerId, ServerKey, User};
 use crate::net::Peer;
 use crate::net::connect::Tuning;
 use crate::net::tls::Connectors;
 use crate::pool::cap::{Cap, Counted, Heirs};
 use crate::pool::dial::{self, Address, Attempt, Reached};
 use crate::pool::error::ConnectError;
+use crate::pool::hosts::Hosts;
 use crate::pool::places::{Place, Places};
 use crate::pool::pressure::{Closing, Connected, Pressure};
 use crate::pool::recipe::Recipe;
 use crate::pool::secrets::Secrets;
 use crate::pool::server::{CancelTarget, Server, Vitality};
-use crate::pool::settings::{PasswordSource, Upstream};
+use crate::pool::settings::{Host, PasswordSource, Upstream};
+use crate::pool::target::{TargetSessionAttrs, Unfit, Verdict};
 use crate::session::login::{Established, Login, LoginError, LoginPlan, Progress};
-use crate::session::{Exchange, Parameters, ServerState};
+use crate::session::{Exchange, Parameters, Role, ServerState};
 use crate::wire::startup::Setting;
 use crate::wire::write;
 
@@ -46,12 +50,31 @@ pub struct Shared {
     pub secrets: Secrets,
     /// Keys from passwords.
     pub hashing: Arc<Hashing>,
+    /// The hosts that do not answer.
+    pub hosts: Hosts,
     /// How connections are tuned.
     pub tuning: RwLock<Tuning>,
     /// How they are encrypted.
     pub connectors: Connectors,
     /// Servers over all pools.
     pub total: RwLock<Option<Arc<Cap>>>,
+}
+
+/// A server that has let us in, before it is known whether it is used.
+struct Opened {
+    peer: Peer,
+    address: Address,
+    reported: Parameters,
+    key: Option<ServerKey>,
+    /// What it was logged in with.
+    credential: Option<Credential>,
+}
+
+/// When servers that refuse to write are doubted again.
+#[derive(Default)]
+struct Doubt {
+    until: Option<Instant>,
+    pause: Duration,
 }
 
 /// The caps a pool's servers count against, from the narrowest to the widest.
@@ -92,8 +115,12 @@ pub(super) struct Manager {
     opening: Arc<Places>,
     /// Connections being opened.
     pub connecting: AtomicUsize,
-    /// The host that worked last.
+    /// The host that was right last.
     last_host: AtomicUsize,
+    /// Whether there may be servers of that host, and they have not been found to be of another kind.
+    has_primary: AtomicBool,
+    /// Whether servers that refuse to write are taken for demoted ones.
+    doubt: Mutex<Doubt>,
     /// Servers of an older generation are not lent again.
     generation: AtomicU64,
     /// How hard the pool is pressed.
@@ -108,6 +135,8 @@ struct Glance {
     max_uses: AtomicU64,
     check_delay: AtomicU64,
     has_caps: AtomicBool,
+    /// A [`TargetSessionAttrs`].
+    target: AtomicU8,
 }
 
 impl Glance {
@@ -116,6 +145,11 @@ impl Glance {
         self.max_uses.store(recipe.settings.max_uses.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.check_delay.store(delay, Ordering::Relaxed);
         self.has_caps.store(!recipe.caps.is_empty(), Ordering::Relaxed);
+        self.target.store(recipe.settings.target_session_attrs as u8, Ordering::Relaxed);
+    }
+
+    fn target(&self) -> TargetSessionAttrs {
+        TargetSessionAttrs::from_number(self.target.load(Ordering::Relaxed))
     }
 }
 
@@ -139,6 +173,8 @@ impl Manager {
             connecting: AtomicUsize::new(0),
             pressure: Pressure::default(),
             last_host: AtomicUsize::new(0),
+            has_primary: AtomicBool::new(false),
+            doubt: Mutex::default(),
             generation: AtomicU64::new(0),
             baseline: Mutex::default(),
         }
@@ -225,25 +261,6 @@ impl Manager {
         })
     }
 
-    /// Reaches the hosts in order, beginning with the one that worked last.
-    async fn dial(&self, upstream: &Upstream, attempt: Attempt) -> Result<Reached, ConnectError> {
-        let hosts = &upstream.hosts;
-        let connector = self.shared.connectors.find(&upstream.tls);
-        let first = self.last_host.load(Ordering::Relaxed);
-        let tuning = *self.shared.tuning.read().unwrap_or_else(PoisonError::into_inner);
-        let mut last = ConnectError::Unreachable(io::ErrorKind::NotFound.into());
-        for index in (0..hosts.len()).map(|offset| (first + offset) % hosts.len()) {
-            match dial::reach(&hosts[index], &connector, attempt, tuning).await {
-                Ok(reached) => {
-                    self.last_host.store(index, Ordering::Relaxed);
-                    return Ok(reached);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
     /// A server for one client alone, with parameters of its own in the startup packet.
     pub(super) async fn open_dedicated(&self, parameters: Vec<Setting>) -> Result<Server, ConnectError> {
         let (generation, recipe) = (self.generation(), self.recipe());
@@ -253,55 +270,155 @@ impl Manager {
         self.open(plan, generation, &recipe).await
     }
 
-    /// Dials and logs in, within the deadline.
+    /// A server of the first host that has one that is wanted.
     async fn open(&self, plan: LoginPlan, generation: u64, recipe: &Recipe) -> Result<Server, ConnectError> {
-        let limit = recipe.settings.connect_timeout;
         let began = Instant::now();
-        let opened = timeout(limit, self.connect(plan, recipe)).await;
-        let opened = opened.map_err(|_| ConnectError::TimedOut(limit)).and_then(|opened| opened);
+        let opened = self.search(plan, generation, recipe).await;
         self.note(&opened, began.elapsed());
-        let mut server = opened?;
-        server.generation = generation;
-        Ok(server)
+        opened
     }
 
-    /// Opens a server, the other way if the first is refused by rule and the mode allows it.
-    async fn connect(&self, plan: LoginPlan, recipe: &Recipe) -> Result<Server, ConnectError> {
-        let upstream = &recipe.upstream;
-        let first = self.dial(upstream, Attempt::First).await?;
+    async fn search(
+        &self,
+        plan: LoginPlan,
+        mut generation: u64,
+        recipe: &Recipe,
+    ) -> Result<Server, ConnectError> {
+        let (hosts, known, now) = (&recipe.upstream.hosts, &self.shared.hosts, Instant::now());
+        let mut spare = None;
+        let mut last = ConnectError::Unreachable(io::ErrorKind::NotFound.into());
+        for index in known.order(hosts, self.last_host.load(Ordering::Relaxed), now) {
+            let Some(host) = hosts.get(index) else { continue };
+            if spare.is_some() && known.is_down(host, now) {
+                continue;
+            }
+            let opened = self.open_on(host, &plan, recipe, &mut spare).await;
+            match &opened {
+                Ok(_) => {
+                    self.last_host.store(index, Ordering::Relaxed);
+                    self.has_primary.store(true, Ordering::Relaxed);
+                }
+                Err(ConnectError::NotWanted(target, unfit)) if target.wants_writes() => {
+                    generation = self.on_unfit(index, *unfit, generation);
+                }
+                Err(_) => {}
+            }
+            match &opened {
+                Err(error) if error.is_silence() => known.on_silence(host, now),
+                _ => known.on_answer(host),
+            }
+            match opened {
+                Ok(opened) => return self.finish(opened, generation, recipe).await,
+                Err(error) if error.leads_on() || spare.is_some() => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        match spare {
+            Some(spare) => self.finish(spare, generation, recipe).await,
+            None => Err(last),
+        }
+    }
+
+    /// One of the addresses of a host, the first that is wanted; the first that is not but would do is `spare`.
+    async fn open_on(
+        &self,
+        host: &Host,
+        plan: &LoginPlan,
+        recipe: &Recipe,
+        spare: &mut Option<Opened>,
+    ) -> Result<Opened, ConnectError> {
+        let (limit, target) = (recipe.settings.connect_timeout, recipe.settings.target_session_attrs);
+        let late = |_| ConnectError::TimedOut(limit);
+        let mut last = ConnectError::Unreachable(io::ErrorKind::NotFound.into());
+        let places = timeout(limit, dial::places(host)).await.map_err(late)?;
+        for place in places.map_err(ConnectError::Unreachable)? {
+            let opened = timeout(limit, self.open_at(&place, plan, &recipe.upstream)).await;
+            match opened.map_err(late).flatten() {
+                Ok(opened) => match target.judge(Role::of(&opened.reported)) {
+                    Verdict::Fit => return Ok(opened),
+                    Verdict::Spare if spare.is_none() => *spare = Some(opened),
+                    Verdict::Spare => close(opened.peer),
+                    Verdict::Unfit(unfit) => {
+                        last = ConnectError::NotWanted(target, unfit);
+                        close(opened.peer);
+                    }
+                },
+                Err(error) if error.leads_on() => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// A server at one address, reached the other way if the first is refused by rule and the mode allows it.
+    async fn open_at(
+        &self,
+        place: &dial::Place<'_>,
+        plan: &LoginPlan,
+        upstream: &Upstream,
+    ) -> Result<Opened, ConnectError> {
+        let connector = self.shared.connectors.find(&upstream.tls);
+        let tuning = *self.shared.tuning.read().unwrap_or_else(PoisonError::into_inner);
+        let first = dial::reach(place, &connector, Attempt::First, tuning).await?;
         let was_encrypted = first.address.is_encrypted();
-        let refused = match self.connect_on(first, plan.clone(), recipe).await {
+        let refused = match self.enter(first, plan.clone()).await {
             Err(ConnectError::Login(LoginError::Refused(error))) => error,
-            connected => return connected,
+            entered => return entered,
         };
         let sqlstate = refused.sqlstate().unwrap_or_default();
         if dial::has_second(upstream.tls.sslmode, was_encrypted, sqlstate) {
-            let second = self.dial(upstream, Attempt::Second).await?;
+            let second = dial::reach(place, &connector, Attempt::Second, tuning).await?;
             if second.address.is_encrypted() != was_encrypted {
-                return self.connect_on(second, plan, recipe).await;
+                return self.enter(second, plan.clone()).await;
             }
         }
         Err(ConnectError::Login(LoginError::Refused(refused)))
     }
 
-    async fn connect_on(
-        &self,
-        reached: Reached,
-        plan: LoginPlan,
-        recipe: &Recipe,
-    ) -> Result<Server, ConnectError> {
+    async fn enter(&self, reached: Reached, plan: LoginPlan) -> Result<Opened, ConnectError> {
         let Reached { stream, address, end_point } = reached;
         let binding = end_point.map_or(ChannelBinding::Unavailable, ChannelBinding::TlsServerEndPoint);
         let mut peer = Peer::new(stream);
         let (established, credential) = self.log_in(&mut peer, LoginPlan { binding, ..plan }).await?;
-        if let (Some(credential), true) = (credential, recipe.upstream.password == PasswordSource::Client) {
+        let reported = established.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
+        Ok(Opened { peer, address, reported, key: established.key, credential })
+    }
+
+    /// What is done only once it is certain that the server is used.
+    async fn finish(
+        &self,
+        mut opened: Opened,
+        generation: u64,
+        recipe: &Recipe,
+    ) -> Result<Server, ConnectError> {
+        let is_borrowed = recipe.upstream.password == PasswordSource::Client;
+        if let Some(credential) = opened.credential.take().filter(|_| is_borrowed) {
             self.learn(credential);
         }
         if let Some(sql) = &recipe.upstream.connect_query {
-            run_connect_query(&mut peer, sql).await?;
+            let limit = recipe.settings.connect_timeout;
+            let ran = timeout(limit, run_connect_query(&mut opened.peer, sql)).await;
+            ran.map_err(|_| ConnectError::TimedOut(limit))??;
         }
-        peer.give_up();
-        Ok(self.server(peer, address, established, recipe))
+        opened.peer.give_up();
+        Ok(self.server(opened, generation, recipe))
+    }
+
+    /// A host cannot be written to; the generation for what is opened after that. If it was the one that was right, whoever is
+    /// connected to it, is so to a demoted primary.
+    fn on_unfit(&self, index: usize, unfit: Unfit, generation: u64) -> u64 {
+        let is_of_last = self.last_host.load(Ordering::Relaxed) == index;
+        if !is_of_last || unfit == Unfit::Unknown {
+            return generation;
+        }
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = Doubt::default();
+        if !self.has_primary.swap(false, Ordering::Relaxed) {
+            return generation;
+        }
+        tracing::warn!(pool = %self.key, "the primary {unfit} now: its servers are not lent again");
+        let before = self.generation.fetch_add(1, Ordering::Release);
+        // Somebody else's step may be for another recipe than ours.
+        if before == generation { before + 1 } else { generation }
     }
 
     async fn log_in(
@@ -341,15 +458,15 @@ impl Manager {
         self.shared.hashing.keys(password, salt, iterations).await.ok_or(ConnectError::Closed)
     }
 
-    fn server(&self, peer: Peer, address: Address, established: Established, recipe: &Recipe) -> Server {
+    fn server(&self, opened: Opened, generation: u64, recipe: &Recipe) -> Server {
+        let Opened { peer, address, reported, key, .. } = opened;
         let id = ServerId(self.shared.next_server.fetch_add(1, Ordering::Relaxed));
-        let reported = established.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
         let now = Instant::now();
         Server {
             peer,
             state: ServerState::new(id, self.intern_baseline(reported)),
             exchange: Exchange::default(),
-            cancel: Arc::new(CancelTarget::new(id, address, established.key)),
+            cancel: Arc::new(CancelTarget::new(id, address, key)),
             born: now,
             expires: recipe
                 .settings
@@ -357,7 +474,7 @@ impl Manager {
                 .map(|lifetime| now + jittered(lifetime, recipe.settings.lifetime_jitter, id)),
             idle_since: now,
             uses: 0,
-            generation: 0,
+            generation,
             permits: Vec::new(),
             identity_variables: recipe.identity_variables.clone(),
             is_handed_over: false,
@@ -452,7 +569,43 @@ impl Manager {
         if server.generation != self.generation() {
             return Some(Closing::Reconnect);
         }
-        server.cancel.has_stray().then_some(Closing::StrayCancel)
+        if server.cancel.has_stray() {
+            return Some(Closing::StrayCancel);
+        }
+        (!self.is_wanted(server)).then_some(Closing::NotWanted)
+    }
+
+    /// Whether it is still what is wanted, by what it has said since.
+    fn is_wanted(&self, server: &Server) -> bool {
+        let target = self.glance.target();
+        if target == TargetSessionAttrs::Any {
+            return true;
+        }
+        let mut role = server.state.role;
+        if server.state.is_read_only_by_wish() {
+            role.is_read_only = Some(false);
+        }
+        !matches!(target.judge(role), Verdict::Unfit(_))
+    }
+
+    /// A server has refused to write. Perhaps its client had asked for that in words we did not follow, perhaps something between
+    /// us and PostgreSQL leads to another server now: the next login tells. Each doubt that was idle makes the next one wait
+    /// longer, so that no client can have servers closed all the time.
+    pub(super) fn on_refused_write(&self, server: &Server, now: Instant) {
+        let is_expected = !self.glance.target().wants_writes()
+            || server.state.is_read_only_by_wish()
+            || server.generation != self.generation();
+        if is_expected {
+            return;
+        }
+        let mut doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        if doubt.until.is_some_and(|until| now < until) {
+            return;
+        }
+        let pause = if doubt.pause.is_zero() { DOUBT } else { (doubt.pause * 2).min(LONGEST_DOUBT) };
+        *doubt = Doubt { until: Some(now + pause), pause };
+        self.generation.fetch_add(1, Ordering::Release);
+        tracing::info!(pool = %self.key, "a server refused to write: the others are opened anew");
     }
 }
 
@@ -514,6 +667,18 @@ impl managed::Manager for Maker {
         let _ = server.look();
         let _ = server.peer.poll_drain(&mut std::task::Context::from_waker(std::task::Waker::noop()));
     }
+}
+
+/// How long servers that refuse to write are trusted after the first doubt.
+const DOUBT: Duration = Duration::from_secs(1);
+
+/// How long they are after many that were idle.
+const LONGEST_DOUBT: Duration = Duration::from_secs(60);
+
+/// Says Terminate as far as the socket takes it at once, and closes.
+fn close(mut peer: Peer) {
+    write::terminate(&mut peer.buffers.outbox);
+    let _ = peer.poll_drain(&mut std::task::Context::from_waker(std::task::Waker::noop()));
 }
 
 /// Runs the configured SQL, and waits for its end.

@@ -44,6 +44,8 @@ words! {
     pub enum Connected {
         /// Logged in.
         Ok = "ok",
+        /// No host has what `target_session_attrs` wants.
+        NotWanted = "not_wanted",
         /// The server said no.
         Refused = "refused",
         /// It took longer than `pool.connect_timeout`.
@@ -62,6 +64,8 @@ words! {
         Lifetime = "lifetime",
         /// `pool.max_uses`.
         MaxUses = "max_uses",
+        /// It is not what `target_session_attrs` wants any more.
+        NotWanted = "not_wanted",
         /// Servers of its time are not wanted any more.
         Reconnect = "reconnect",
         /// There are more than there may be since a reload.

@@ -197,7 +197,7 @@ impl Server {
             match header.tag {
                 tag::PARAMETER_STATUS => {
                     let Ok((name, value)) = backend::parameter_status(body) else { return Vitality::Dead };
-                    self.state.reported.set(name, value);
+                    self.state.on_report(name, value);
                 }
                 tag::NOTICE | tag::NOTIFICATION => {}
                 _ => return Vitality::Dead,

@@ -3,11 +3,13 @@
 //! # Refuses
 //! To parse: `config` makes these from what was written.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::Secret;
 use crate::net::tls::ServerSettings;
+use crate::pool::target::TargetSessionAttrs;
 use crate::session::login::BindingPolicy;
 
 /// The limits of one pool: `[pool]`, overridden by the database, overridden by the user.
@@ -43,6 +45,8 @@ pub struct Settings {
     pub check_delay: Option<Duration>,
     /// Longest a server may take to be cleaned after its client left.
     pub clean_timeout: Duration,
+    /// Which of several hosts will do.
+    pub target_session_attrs: TargetSessionAttrs,
 }
 
 impl Default for Settings {
@@ -63,6 +67,7 @@ impl Default for Settings {
             connect_concurrency: 4,
             check_delay: Some(Duration::from_secs(30)),
             clean_timeout: Duration::from_secs(5),
+            target_session_attrs: TargetSessionAttrs::Any,
         }
     }
 }
@@ -86,6 +91,16 @@ pub enum Host {
     },
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { directory, port } => write!(f, "{}:{port}", directory.display()),
+        }
+    }
+}
+
 /// Where a password comes from.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum PasswordSource {
@@ -101,7 +116,7 @@ pub enum PasswordSource {
 /// `[databases.NAME]`: where its servers are and how they are logged in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upstream {
-    /// Tried in order, from one that last worked.
+    /// Tried in order, from the one that was right last; those that did not answer come last.
     pub hosts: Vec<Host>,
     /// The database on the server; `None` is the one the client named.
     pub dbname: Option<String>,

@@ -186,12 +186,14 @@ impl Catalog {
         }
         let person = self.users.get(key.user.as_bytes());
         let (size, min) = (person.and_then(|it| it.entry.size), person.and_then(|it| it.entry.min));
-        let settings = match (size, min) {
-            (None, None) => place.settings.clone(),
+        let target = person.and_then(|it| it.entry.target_session_attrs);
+        let settings = match (size, min, target) {
+            (None, None, None) => place.settings.clone(),
             _ => {
                 let size = size.unwrap_or(place.settings.size);
                 let min = min.unwrap_or(place.settings.min).min(size);
-                Arc::new(Settings { size, min, ..(*place.settings).clone() })
+                let target_session_attrs = target.unwrap_or(place.settings.target_session_attrs);
+                Arc::new(Settings { size, min, target_session_attrs, ..(*place.settings).clone() })
             }
         };
         let rules = place.own.get(key.user.as_bytes()).map_or(&place.rules, |(rules, _)| rules);

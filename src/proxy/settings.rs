@@ -126,6 +126,8 @@ pub struct UserEntry {
     pub size: Option<usize>,
     /// Its own minimum.
     pub min: Option<usize>,
+    /// Which of several hosts will do for it.
+    pub target_session_attrs: Option<pool::TargetSessionAttrs>,
     /// Most clients of this user; `None` is no bound.
     pub max_clients: Option<usize>,
     /// Most servers of this user over all databases; `None` is no bound.

@@ -29,6 +29,7 @@ pub mod parameters;
 pub mod pipeline;
 pub mod prepared;
 pub mod question;
+pub mod role;
 pub mod server;
 mod settings;
 pub mod sql;
@@ -39,6 +40,7 @@ pub use claim::{Grant, Identities, Identity};
 pub use client::{Adoption, ClientState, MustLogInAnew};
 pub use exchange::{Clean, Exchange, Outcome};
 pub use parameters::{Parameters, Values};
+pub use role::Role;
 pub use server::ServerState;
 pub use settings::{
     Form, IdentitySettings, Missing, Mode, Nth, Pattern, Rules, Scope, SetPolicy, StatePolicy, Subject,

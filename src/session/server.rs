@@ -9,6 +9,7 @@
 use crate::names::ServerId;
 use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::ServerStatements;
+use crate::session::role::{DEFAULT_TRANSACTION_READ_ONLY, Role};
 
 /// One server's side of the conversation.
 #[derive(Debug)]
@@ -17,6 +18,10 @@ pub struct ServerState {
     pub id: ServerId,
     /// What it has reported.
     pub reported: Parameters,
+    /// What it is, by that.
+    pub role: Role,
+    /// Whether it has refused to write (25006), for whatever reason.
+    pub has_refused_write: bool,
     /// The settings it has in some client's name.
     pub applied: Values,
     /// The statements it has under our names.
@@ -34,6 +39,8 @@ impl ServerState {
     pub fn new(id: ServerId, reported: Parameters) -> Self {
         Self {
             id,
+            role: Role::of(&reported),
+            has_refused_write: false,
             reported,
             applied: Values::default(),
             statements: ServerStatements::default(),
@@ -41,6 +48,17 @@ impl ServerState {
             prelude: 0,
             is_doubtful: false,
         }
+    }
+
+    /// It has reported a setting.
+    pub fn on_report(&mut self, name: &[u8], value: &[u8]) {
+        self.reported.set(name, value);
+        self.role.on_report(name, value);
+    }
+
+    /// Whether a client has asked for transactions that begin as `READ ONLY`: then that says nothing about the server.
+    pub fn is_read_only_by_wish(&self) -> bool {
+        self.applied.value(DEFAULT_TRANSACTION_READ_ONLY).is_some()
     }
 
     /// After the full clean: what clients set is gone.

@@ -24,6 +24,7 @@ mod doctor;
 mod drain;
 mod drivers;
 mod extended;
+mod failover;
 mod identity;
 mod limits;
 mod listening;

@@ -26,6 +26,9 @@ use crate::wire::frame::HEADER;
 use crate::wire::frame::backend as tag;
 use crate::wire::write;
 
+/// What a standby says to whoever writes, and any server inside `READ ONLY`.
+const READ_ONLY_SQL_TRANSACTION: &[u8; 5] = b"25006";
+
 /// The most of a control frame that is read whole.
 const WHOLE: usize = 1 << 20;
 
@@ -170,7 +173,7 @@ impl Exchange {
             tag::NOTIFICATION => return Ok(Fate::Forward),
             tag::PARAMETER_STATUS => {
                 let (name, value) = backend::parameter_status(body).map_err(broken)?;
-                server.reported.set(name, value);
+                server.on_report(name, value);
                 let is_news = client.told.set(name, value);
                 if self.phase == Phase::Talking && !self.changes_settings {
                     // A setting has changed, by whatever words: a function's too.
@@ -328,6 +331,9 @@ impl Exchange {
             self.failure = body.into();
             self.fail_prelude(front.sqlstate, client, server);
             return Fate::Swallow;
+        }
+        if front.sqlstate == Some(*READ_ONLY_SQL_TRANSACTION) {
+            server.has_refused_write = true;
         }
         if owed.answer == Answer::Query {
             if owed.origin == Origin::Injected {

@@ -91,6 +91,64 @@ impl Postgres {
         postgres
     }
 
+    /// A standby that streams from this private server, with the same databases.
+    ///
+    /// Made by `pg_basebackup` where the installed one speaks to the major, else of the template that the primary was made of,
+    /// which follows it from its first record: the primary must have kept that (`wal_keep_size`).
+    pub async fn standby(&self) -> Self {
+        let directory = PathBuf::from(script(&["private", &self.major.to_string()]).await.trim());
+        let port = Port::reserve();
+        let standby = Self {
+            major: self.major,
+            port: port.number,
+            directory,
+            database: self.database.clone(),
+            private: Some(Private { server: None, _port: port }),
+        };
+        if self.major <= 15 {
+            standby.take_backup_of(self).await;
+        }
+        let config = fs::read_to_string(self.data().join("postgresql.conf")).expect("postgresql.conf");
+        standby.write("postgresql.conf", &config);
+        let hba = fs::read_to_string(self.data().join("pg_hba.conf")).expect("pg_hba.conf");
+        standby.write("pg_hba.conf", &hba);
+        let mut standby = standby;
+        standby.follow(self);
+        standby.start().await;
+        standby
+    }
+
+    async fn take_backup_of(&self, primary: &Self) {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let owner = fs::metadata(self.data()).expect("the data directory");
+        fs::remove_dir_all(self.data()).expect("an empty place");
+        let target = Target::new(Address::Tcp(primary.address()), "postgres", "postgres");
+        let backup = Tool::new("pg_basebackup", &target);
+        backup.args(["-R", "-X", "stream", "-c", "fast", "-D"]).arg(self.data()).run().await.ok();
+        // It ran as whoever runs the tests.
+        let mut pending = vec![self.data()];
+        while let Some(path) = pending.pop() {
+            chown(&path, Some(owner.uid()), Some(owner.gid())).expect("its owner");
+            if path.is_dir() {
+                pending.extend(
+                    fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()),
+                );
+            }
+        }
+    }
+
+    /// Becomes a standby of another server, from the next start on.
+    pub fn follow(&mut self, primary: &Self) {
+        let from = format!("host=127.0.0.1 port={} user=postgres", primary.port);
+        self.configure(&[("primary_conninfo", &from)]);
+        self.write("standby.signal", "");
+    }
+
+    /// Becomes a primary.
+    pub async fn promote(&self) {
+        assert_eq!(self.value("select pg_promote()").await, "t");
+    }
+
     pub fn major(&self) -> u16 {
         self.major
     }
