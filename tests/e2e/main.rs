@@ -23,6 +23,7 @@ mod demo;
 mod doctor;
 mod drain;
 mod drivers;
+mod example_app;
 mod extended;
 mod failover;
 mod identity;
