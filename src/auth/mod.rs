@@ -12,7 +12,9 @@
 //! # Refuses
 //! To frame messages (that is `wire`), to know whose turn it is (that is `session`), to fetch secrets.
 
+pub mod ident;
 pub mod password;
+pub mod rules;
 pub mod scram;
 pub mod secret;
 pub mod shadow;
