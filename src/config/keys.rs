@@ -85,6 +85,7 @@ const POOLING: &[Row<Pooling>] = &[
     Row("reserve", |it| count(&mut it.limits.reserve, 0..=MOST_SERVERS)),
     Row("reserve_timeout", |it| delay(&mut it.limits.reserve_timeout)),
     Row("acquire_timeout", |it| duration(&mut it.limits.acquire_timeout)),
+    Row("slow_wait", |it| period(&mut it.limits.slow_wait)),
     Row("max_waiting", |it| limit(&mut it.limits.max_waiting, MOST_CLIENTS)),
     Row("idle_timeout", |it| period(&mut it.limits.idle_timeout)),
     Row("lifetime", |it| period(&mut it.limits.lifetime)),

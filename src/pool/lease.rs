@@ -93,8 +93,10 @@ impl Lease {
         if clean.server() != object.id() {
             return destroy((object, place), &self.pool, Closing::Unclean);
         }
+        let now = Instant::now();
         object.uses += 1;
-        object.idle_since = Instant::now();
+        object.idle_since = now;
+        object.cancel.life.rest(now, object.state.statements.len());
         object.peer.give_up();
         if object.cancel.is_aimed_at() {
             let target = object.cancel.clone();

@@ -12,7 +12,7 @@
 use std::io;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -36,6 +36,7 @@ use crate::pool::recipe::Recipe;
 use crate::pool::secrets::Secrets;
 use crate::pool::server::{CancelTarget, Server, Vitality};
 use crate::pool::settings::{Host, PasswordSource, Upstream};
+use crate::pool::steering::Gate;
 use crate::pool::target::{TargetSessionAttrs, Unfit, Verdict};
 use crate::session::login::{Established, Login, LoginError, LoginPlan, Progress};
 use crate::session::{Exchange, Parameters, Role, ServerState};
@@ -105,6 +106,10 @@ pub(super) struct Manager {
     shared: Arc<Shared>,
     /// What configuration says now.
     recipe: RwLock<Arc<Recipe>>,
+    /// Whether servers may be opened.
+    gate: Gate,
+    /// Its servers, as others see them.
+    lives: Mutex<Vec<Weak<CancelTarget>>>,
     /// What of it is looked at whenever a server is lent or given back.
     glance: Glance,
     /// Its clients that wait for a cap.
@@ -168,6 +173,8 @@ impl Manager {
             shared,
             recipe: RwLock::new(Arc::new(recipe)),
             glance,
+            gate: Gate::default(),
+            lives: Mutex::default(),
             heirs: Heirs::default(),
             credential: Mutex::default(),
             connecting: AtomicUsize::new(0),
@@ -197,6 +204,23 @@ impl Manager {
     pub(super) fn renew(&self) {
         *self.baseline.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether servers may be opened.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Its servers, as others see them.
+    pub(super) fn lives(&self) -> Vec<Arc<CancelTarget>> {
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.iter().filter_map(Weak::upgrade).filter(|target| !target.life.is_over()).collect()
+    }
+
+    fn has_opened(&self, target: &Arc<CancelTarget>) {
+        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.retain(|known| known.upgrade().is_some_and(|target| !target.life.is_over()));
+        lives.push(Arc::downgrade(target));
     }
 
     /// The generation of servers that are opened now.
@@ -275,7 +299,10 @@ impl Manager {
         let began = Instant::now();
         let opened = self.search(plan, generation, recipe).await;
         self.note(&opened, began.elapsed());
-        opened
+        let server = opened?;
+        server.cancel.life.is_of(server.generation);
+        self.has_opened(&server.cancel);
+        Ok(server)
     }
 
     async fn search(
@@ -632,17 +659,23 @@ impl managed::Manager for Maker {
         }
         // The login is large and rare; what waits for it is small and common.
         Box::pin(async {
-            let permits = match self.place().await {
-                Some(Found::Places(permits)) => permits,
-                Some(Found::Server(server)) => return Ok(server),
-                None => return Err(ConnectError::Closed),
-            };
-            let _connecting = Counted::up(&self.connecting);
-            let _opening = self.opening.take().await.ok_or(ConnectError::Closed)?;
-            let (generation, recipe) = (self.generation(), self.recipe());
-            let mut server = self.open(self.plan(&recipe)?, generation, &recipe).await?;
-            server.permits = permits;
-            Ok(Box::new(server))
+            loop {
+                self.gate.pass().await;
+                let permits = match self.place().await {
+                    Some(Found::Places(permits)) => permits,
+                    Some(Found::Server(server)) => return Ok(server),
+                    None => return Err(ConnectError::Closed),
+                };
+                let _connecting = Counted::up(&self.connecting);
+                let _opening = self.opening.take().await.ok_or(ConnectError::Closed)?;
+                let (generation, recipe) = (self.generation(), self.recipe());
+                let mut server = self.open(self.plan(&recipe)?, generation, &recipe).await?;
+                server.permits = permits;
+                if !self.gate.is_shut() {
+                    return Ok(Box::new(server));
+                }
+                server.close(); // it came too late for a pause
+            }
         })
         .await
     }

@@ -18,6 +18,7 @@ mod dial;
 mod error;
 mod hosts;
 mod lease;
+mod life;
 mod manager;
 mod places;
 mod pressure;
@@ -27,6 +28,7 @@ mod server;
 mod settings;
 mod statements;
 mod stats;
+mod steering;
 mod sweep;
 mod target;
 
@@ -48,6 +50,7 @@ pub use dial::Address;
 pub use error::{CheckoutError, ConnectError};
 pub use hosts::Hosts;
 pub use lease::Lease;
+pub use life::{Doing, Glimpse, Life};
 pub use manager::Shared;
 pub use places::{Place, Places};
 pub use pressure::{Closing, Connected, Outcome, Pressure, Rejection};
@@ -67,6 +70,7 @@ use crate::pool::lease::Granted;
 use crate::pool::manager::{Maker, Manager};
 use crate::pool::pressure::Waiting;
 use crate::pool::recipe::Change;
+use crate::pool::steering::Steering;
 use crate::session::{Parameters, Values};
 
 type Got = Result<Granted, PoolError<ConnectError>>;
@@ -76,6 +80,12 @@ type Getting = Pin<Box<dyn Future<Output = Got> + Send>>;
 
 /// Most sets of startup settings remembered as accepted, in one pool.
 const MOST_ACCEPTED: usize = 1_000;
+
+/// How often a pool says who has its servers.
+const COMPLAINT: Duration = Duration::from_secs(1);
+
+/// Most servers that are said of it.
+const MOST_HOLDERS: usize = 20;
 
 /// Servers, idle or lent, and how many there may be. deadpool's own bound only grows: the places are what bounds.
 #[derive(Clone)]
@@ -173,6 +183,8 @@ pub struct Pool {
     warming: AtomicBool,
     /// Whether configuration knows it no more.
     is_retired: AtomicBool,
+    /// When it was last said who has the servers.
+    complained: Mutex<Option<Instant>>,
     /// Startup settings that a server of this pool has accepted.
     accepted: Mutex<HashMap<Values, Values>>,
     /// When it was last of use to anyone.
@@ -194,6 +206,7 @@ impl Pool {
             freed: Notify::new(),
             warming: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
+            complained: Mutex::default(),
             accepted: Mutex::default(),
             last_used: Mutex::new(Instant::now()),
         }
@@ -364,7 +377,8 @@ impl Pool {
             Poll::Ready(got) => Some(got),
             Poll::Pending => None,
         };
-        let mut waiting = self.queue(settings.max_waiting)?;
+        let is_paused = self.manager().gate().is_shut();
+        let mut waiting = self.queue(settings.max_waiting.filter(|_| !is_paused))?;
         let began = tokio::time::Instant::now();
         let _waited = self.stats.wait(began.into_std());
         let result = self.until_served(get, got, &settings, began).await;
@@ -403,6 +417,8 @@ impl Pool {
     ) -> Result<Lease, CheckoutError> {
         let mut freed = pin!(self.freed.notified());
         let mut timer = pin!(sleep_until(began + settings.acquire_timeout));
+        let mut slow = pin!(self.after(settings.slow_wait));
+        let mut is_slow = false;
         let mut reserve = pin!(self.reserved(began, settings.reserve_timeout));
         let mut again = pin!(None);
         let mut last_error = None;
@@ -436,7 +452,16 @@ impl Pool {
                 }
                 Some(result) = async { again.as_mut().as_pin_mut()?.await.into() }, if first_is_done => got = Some(result),
                 granted = &mut reserve => return Ok(Lease::new(granted, self.clone())),
+                () = &mut slow, if !is_slow => {
+                    is_slow = true;
+                    self.complain(began.elapsed());
+                }
                 () = &mut timer => {
+                    // Whoever paused the pool wants its clients to wait.
+                    if self.manager().gate().is_shut() {
+                        timer.as_mut().reset(tokio::time::Instant::now() + settings.acquire_timeout);
+                        continue;
+                    }
                     let timed_out = CheckoutError::TimedOut(settings.acquire_timeout);
                     return Err(last_error.map_or(timed_out, CheckoutError::Connect));
                 }
@@ -463,6 +488,72 @@ impl Pool {
                 Err(error) => drop(pool.on_failure(error)),
             }
         });
+    }
+
+    /// After so long, if at all.
+    async fn after(&self, limit: Option<Duration>) {
+        match limit {
+            Some(limit) => sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A client has waited for long: says who has the servers, at most once a second for each pool.
+    fn complain(&self, waited: Duration) {
+        let now = Instant::now();
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_some_and(|last| now.duration_since(last) < COMPLAINT) {
+            return;
+        }
+        *complained = Some(now);
+        let (seconds, waiting, reason) = (waited.as_secs_f64(), self.waiting(), self.why_waiting());
+        tracing::warn!(pool = %self.key(), seconds, waiting, %reason, servers = %self.holders(now), "clients wait for a server");
+    }
+
+    /// Why a client that asks now would wait.
+    pub fn why_waiting(&self) -> &'static str {
+        let (size, idle) = self.servers();
+        let connecting = self.manager().connecting.load(Ordering::Relaxed);
+        match self.settings().size {
+            _ if self.manager().gate().is_shut() => "the pool is paused",
+            most if size >= most && idle == 0 => "every server of the pool is in use",
+            _ if connecting > 0 => "servers are being opened",
+            _ if self.failures.load(Ordering::Relaxed) > 0 => "servers cannot be opened",
+            _ if !self.manager().has_room() => "max_servers is reached by other pools",
+            _ => "servers are about to be free",
+        }
+    }
+
+    /// Who has the servers, for how long, in which state, pinned by what; the longest first.
+    pub fn holders(&self, now: Instant) -> String {
+        let mut lives: Vec<_> =
+            self.lives().iter().map(|target| (target.server, target.life.glimpse(now))).collect();
+        lives.retain(|(_, glimpse)| glimpse.client.is_some());
+        lives.sort_by_key(|(_, glimpse)| std::cmp::Reverse(glimpse.lent_for));
+        let rest = lives.len().saturating_sub(MOST_HOLDERS);
+        let said: Vec<_> = lives
+            .iter()
+            .take(MOST_HOLDERS)
+            .map(|(server, glimpse)| format!("{server}: {glimpse}"))
+            .chain((rest > 0).then(|| format!("and {rest} more")))
+            .collect();
+        said.join("; ")
+    }
+
+    /// Its servers, as others see them.
+    pub fn lives(&self) -> Vec<Arc<CancelTarget>> {
+        self.manager().lives()
+    }
+
+    /// Whether it has servers that are not to be lent again.
+    pub fn has_old(&self) -> bool {
+        let generation = self.manager().generation();
+        self.lives().iter().any(|target| target.life.generation() != generation)
+    }
+
+    /// Whether this server is not to be lent again.
+    pub fn is_old(&self, target: &CancelTarget) -> bool {
+        target.life.generation() != self.manager().generation()
     }
 
     /// A place among those who wait. Those for whom a server is being opened are not counted: the pool is not full.
@@ -603,13 +694,14 @@ impl Drop for Member {
 /// All pools.
 pub struct Pools {
     pools: RwLock<HashMap<PoolKey, Arc<Pool>>>,
+    steering: Mutex<Steering>,
     shared: Arc<Shared>,
 }
 
 impl Pools {
     /// No pools yet.
     pub fn new(shared: Shared) -> Self {
-        Self { pools: RwLock::default(), shared: Arc::new(shared) }
+        Self { pools: RwLock::default(), steering: Mutex::default(), shared: Arc::new(shared) }
     }
 
     /// The pool of this database and user, made on demand.
@@ -623,6 +715,7 @@ impl Pools {
             let caps = recipe.caps.clone();
             let pool = Arc::new(Pool::new(Arc::new(Manager::new(key.clone(), recipe, self.shared.clone()))));
             caps.iter().for_each(|cap| cap.add(&pool));
+            self.steer(&pool);
             pool
         };
         pools.entry(key.clone()).or_insert_with(make).clone()

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::names::{ServerId, ServerKey};
 use crate::net::Peer;
 use crate::pool::dial::Address;
+use crate::pool::life::Life;
 use crate::pool::places::Place;
 use crate::session::{Exchange, ServerState};
 use crate::wire::Header;
@@ -34,6 +35,8 @@ pub struct CancelTarget {
     pub address: Address,
     /// Its key; not every server gives one.
     pub key: Option<ServerKey>,
+    /// What the server is doing.
+    pub life: Life,
     /// Requests on their way.
     in_flight: AtomicUsize,
     arrived: Notify,
@@ -48,6 +51,7 @@ impl CancelTarget {
             server,
             address,
             key,
+            life: Life::default(),
             in_flight: AtomicUsize::new(0),
             arrived: Notify::new(),
             has_stray: AtomicBool::new(false),
@@ -145,6 +149,12 @@ pub struct Server {
     pub identity_variables: Arc<[String]>,
     /// Whether it leaves one place in its pool for another, and is not to be closed.
     pub is_handed_over: bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.cancel.life.end();
+    }
 }
 
 /// What an idle server turned out to have done.

@@ -25,6 +25,8 @@ pub struct Settings {
     pub reserve_timeout: Duration,
     /// Longest a client waits for a server.
     pub acquire_timeout: Duration,
+    /// A wait of this length is a line in the log that says who has the servers; `None` is never.
+    pub slow_wait: Option<Duration>,
     /// Most clients waiting at once; `None` is no bound.
     pub max_waiting: Option<usize>,
     /// Servers beyond `min` are closed after being idle for this long; `None` is never.
@@ -57,6 +59,7 @@ impl Default for Settings {
             reserve: 0,
             reserve_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(30),
+            slow_wait: Some(Duration::from_secs(1)),
             max_waiting: None,
             idle_timeout: Some(Duration::from_secs(30)),
             lifetime: Some(Duration::from_secs(3600)),

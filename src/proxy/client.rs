@@ -25,7 +25,7 @@ use crate::auth::{Method, Secret};
 use crate::drain::Present;
 use crate::names::ClientId;
 use crate::net::{Peer, Stream};
-use crate::pool::{Lease, Tally};
+use crate::pool::{Doing, Lease, Tally};
 use crate::proxy::Proxy;
 use crate::proxy::cancel::{Found, Order, deliver};
 use crate::proxy::catalog::Seat;
@@ -341,6 +341,7 @@ impl Client {
     async fn talk(&mut self, mut lease: Lease) -> Result<Spoken, Ended> {
         let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
         let server = &mut *lease;
+        server.cancel.life.lend(self.record.id, Instant::now());
         let answered = server.exchange.answered();
         let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
         server.exchange.begin(state, told, &mut server.state, outbox);
@@ -401,7 +402,10 @@ impl Client {
                 self.abandon(lease);
                 return Err(Ended::ClientLeft);
             }
-            Outcome::Held => self.hold(lease),
+            Outcome::Held => {
+                lease.cancel.life.pin(self.record.guest.state.pins, Instant::now());
+                self.hold(lease);
+            }
             Outcome::Lost(loss) => return self.lost(loss, lease),
             Outcome::Settled(clean) => self.give_back(lease, clean),
             Outcome::Unwound(sqlstate, clean) => {
@@ -509,6 +513,7 @@ impl Client {
     fn abandon(&mut self, mut lease: Lease) {
         self.record.guest.entry.handle.has_nothing();
         let is_busy = lease.exchange.is_busy();
+        lease.cancel.life.turn_to(Doing::Recovering, Instant::now());
         let server = &mut *lease;
         if !server.exchange.abandon(&mut server.peer.buffers.outbox) {
             return;

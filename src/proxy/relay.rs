@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::net::Peer;
-use crate::pool::Server;
+use crate::pool::{Doing, Life, Server};
 use crate::proxy::cancel::{ClientHandle, Order};
 use crate::session::violation::Violation;
 use crate::session::{ClientState, Exchange, Outcome, Rules};
@@ -88,7 +88,7 @@ pub(super) async fn relay(
             }
             moved |= client.poll_drain(cx).map_err(|_| Ended::Client)?;
             if !moved {
-                return watch.poll(cx, &server.exchange, handle).map(Err);
+                return watch.poll(cx, &server.exchange, handle, &server.cancel.life).map(Err);
             }
         }
     })
@@ -181,19 +181,31 @@ impl Watch {
         (self.began.elapsed(), self.thought + thinking)
     }
 
-    fn note(&mut self, exchange: &Exchange) {
+    fn note(&mut self, exchange: &Exchange, life: &Life) {
         match (exchange.is_idle_in_transaction(), self.thinking) {
-            (true, None) => self.thinking = Some(Instant::now()),
+            (true, None) => {
+                let now = Instant::now();
+                self.thinking = Some(now);
+                life.turn_to(Doing::IdleInTransaction, now.into_std());
+            }
             (false, Some(since)) => {
-                self.thought += since.elapsed();
+                let now = Instant::now();
+                self.thought += now.duration_since(since);
                 self.thinking = None;
+                life.turn_to(Doing::Active, now.into_std());
             }
             _ => {}
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, exchange: &Exchange, handle: &ClientHandle) -> Poll<Ended> {
-        self.note(exchange);
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        exchange: &Exchange,
+        handle: &ClientHandle,
+        life: &Life,
+    ) -> Poll<Ended> {
+        self.note(exchange, life);
         if handle.is_ordered(Order::Die) {
             return Poll::Ready(Ended::Ordered);
         }

@@ -57,6 +57,16 @@ impl Pin {
 pub struct Pins(u8);
 
 impl Pins {
+    /// As a number.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// From the number.
+    pub fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
     /// Adds a reason.
     pub fn insert(&mut self, pin: Pin) {
         self.0 |= 1 << pin as u8;
