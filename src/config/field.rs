@@ -18,6 +18,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::Secret;
+use crate::auth::ident::Mapping;
+use crate::auth::rules;
+use crate::auth::rules::{BadRule, Rule};
+use crate::config::problem::did_you_mean;
 use crate::config::url::{HostText, Url, redacted};
 use crate::config::value::{HIDDEN, Value, quoted};
 use crate::config::word::{Choice, alternatives, chosen, word};
@@ -121,6 +125,16 @@ pub(super) fn text(at: &mut Option<String>) -> Slot<'_> {
 /// SQL with one parameter.
 pub(super) fn question(at: &mut String) -> Slot<'_> {
     Box::new(Question(at))
+}
+
+/// Lines of `pg_hba.conf`.
+pub(super) fn rules(at: &mut Vec<Rule>) -> Slot<'_> {
+    Box::new(Rules(at))
+}
+
+/// Lines of `pg_ident.conf`.
+pub(super) fn maps(at: &mut Vec<Mapping>) -> Slot<'_> {
+    Box::new(Maps(at))
 }
 
 /// A list of names.
@@ -397,6 +411,71 @@ impl Field for Question<'_> {
 
     fn show(&self) -> String {
         quoted(self.0)
+    }
+}
+
+struct Rules<'a>(&'a mut Vec<Rule>);
+
+impl Field for Rules<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let lines = lines(value).ok_or(
+            "expected a list of lines as in pg_hba.conf, such as [\"host all all 10.0.0.0/8 scram-sha-256\"]",
+        )?;
+        let (mut read, mut wrong) = (Vec::new(), Vec::new());
+        for (number, line) in (1..).zip(lines) {
+            match Rule::parse(line) {
+                Ok(rule) => read.push(rule),
+                Err(bad) => wrong.push(format!("rule {number}{}", of_rule(line, bad))),
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(wrong.join("; "));
+        }
+        *self.0 = read;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        // Only ever shown as a default, which is none.
+        "[]".into()
+    }
+}
+
+/// What is wrong with a rule, as the end of a sentence: the word, what is expected, what was probably meant.
+fn of_rule(line: &str, BadRule { field, cause }: BadRule) -> String {
+    let word = field.and_then(|field| rules::field(line, field));
+    let near = match (&word, cause) {
+        (Some(word), rules::Cause::UnknownKind) => did_you_mean(word, Rule::KINDS),
+        (Some(word), rules::Cause::UnknownMethod) => did_you_mean(word, Rule::METHODS),
+        _ => String::new(),
+    };
+    let at = word.map(|word| format!(", {word:?}")).unwrap_or_default();
+    format!("{at}: {cause}{near}")
+}
+
+struct Maps<'a>(&'a mut Vec<Mapping>);
+
+impl Field for Maps<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let read = lines(value).and_then(|lines| lines.into_iter().map(Mapping::parse).collect());
+        *self.0 = read.ok_or("expected a list of lines as in pg_ident.conf, map, system user and database user, such as [\"local root app\"]; at most one * in the system user, \\1 in the database user for what it stands for")?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        // Only ever shown as a default, which is none.
+        "[]".into()
+    }
+}
+
+/// The lines of a list; in a variable they are separated by semicolons, for they have commas.
+fn lines(value: &Value) -> Option<Vec<&str>> {
+    match value {
+        Value::Word(_) => {
+            Some(value.text()?.split(';').map(str::trim).filter(|line| !line.is_empty()).collect())
+        }
+        Value::List(_) => value.texts(),
+        _ => None,
     }
 }
 

@@ -20,9 +20,9 @@ use std::time::Duration;
 use crate::auth::Secret;
 use crate::config::field::{
     Slot, addresses, choice, choice_or_off, claims, count, delay, duration, hosts, inherited_choice,
-    inherited_count, keys_url, level, limit, listener, names, path, period, period_or_at_once, permissions,
-    public_key, question, secret, settings_table, size, switch, text, url, user_map, variable, variables,
-    workers,
+    inherited_count, keys_url, level, limit, listener, maps, names, path, period, period_or_at_once,
+    permissions, public_key, question, rules, secret, settings_table, size, switch, text, url, user_map,
+    variable, variables, workers,
 };
 use crate::config::url::{HostText, PORT, Url};
 use crate::net::tls::{ClientSettings, ServerSettings};
@@ -46,6 +46,8 @@ const LISTEN: &[Row<Listen>] = &[
     Row("workers", |it| workers(&mut it.workers)),
     Row("max_clients", |it| count(&mut it.proxy.max_clients, 1..=1_000_000)),
     Row("auth", |it| choice(&mut it.proxy.auth)),
+    Row("rules", |it| rules(&mut it.proxy.rules)),
+    Row("maps", |it| maps(&mut it.proxy.maps)),
     Row("auth_file", |it| path(&mut it.proxy.auth_file)),
     Row("login_timeout", |it| duration(&mut it.proxy.login_timeout)),
     Row("client_idle_timeout", |it| period(&mut it.proxy.client_idle_timeout)),

@@ -480,6 +480,40 @@ size = 2
     }
 
     #[test]
+    fn rules_are_read_as_lines_and_everything_wrong_with_them_is_said() {
+        let lines = |rules: &str, maps: &str| {
+            load(&format!("[listen]\nrules = [{rules}]\nmaps = [{maps}]\n[databases.a]\nhost = \"h\"\n"))
+        };
+        let config =
+            lines("\"local all all peer map=m\", \"host all all all reject\"", "\"m root app\"").unwrap();
+        let (rules, maps) = (&config.proxy.rules, &config.proxy.maps);
+        assert_eq!((rules.len(), maps.len()), (2, 1));
+        let variables = [
+            UPSTREAM,
+            ("PGUSHER_LISTEN_RULES", "host a,b all all md5; local all all peer map=m"),
+            ("PGUSHER_LISTEN_MAPS", "m root app"),
+        ];
+        assert_eq!(loaded(&variables).unwrap().proxy.rules.len(), 2);
+
+        let said = lines("\"hots all all all md5\", \"local all all pear\", \"host all all db md5\"", "")
+            .unwrap_err()
+            .to_string();
+        for words in [
+            "rule 1, \"hots\"",
+            "did you mean host?",
+            "rule 2, \"pear\"",
+            "did you mean peer?",
+            "rule 3, \"db\"",
+        ] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        let said = lines("\"local all all peer map=mm\"", "\"m root app\"").unwrap_err().to_string();
+        assert!(said.contains("map=mm has no line in listen.maps"), "{said}");
+        let said = lines("\"host all all all md5\"", "").unwrap_err().to_string();
+        assert!(said.contains("no client could log in"), "{said}");
+    }
+
+    #[test]
     fn what_is_missing_is_said_with_how_to_give_it() {
         let problems = loaded(&[]).unwrap_err().to_string();
 

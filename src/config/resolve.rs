@@ -15,13 +15,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::admin;
+use crate::auth::ident::Mapping;
+use crate::auth::rules::{Demand, Rule};
 use crate::auth::userlist;
 use crate::auth::{Method, Secret, Verifier};
 use crate::config::keys::{
     Database, FALLBACK, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, TlsClient, TlsServer, User,
 };
 use crate::config::ledger::{Ledger, table};
-use crate::config::problem::{Problem, Source};
+use crate::config::problem::{Problem, Source, did_you_mean};
 use crate::config::url::Url;
 use crate::config::{Config, ReadFile};
 use crate::net::tls::SslMode;
@@ -463,11 +465,17 @@ impl Resolve<'_> {
 
     /// Whether anybody could log in.
     fn check_auth(&mut self, listen: &Listen, users: &[UserEntry]) {
+        self.check_maps(listen);
         if let Some(path) = &listen.proxy.auth_file {
             self.check_userlist(path);
             return;
         }
-        let needs_secrets = matches!(listen.proxy.auth, Method::Md5 | Method::ScramSha256);
+        let is_open = |rule: &Rule| {
+            matches!(rule.demand, Demand::Cert(_) | Demand::Peer(_) | Demand::Prove(Method::Trust))
+        };
+        let asks_for = |method| listen.proxy.asks_for(method);
+        let needs_secrets = (asks_for(Method::Md5) || asks_for(Method::ScramSha256))
+            && !listen.proxy.rules.iter().any(is_open);
         let is_asked = self
             .ledger
             .names(Section::Databases)
@@ -482,6 +490,25 @@ impl Resolve<'_> {
                 "users",
                 "no client could log in: give [users.NAME] with a password, listen.auth_file, an auth_user or a user and password in --upstream",
             );
+        }
+    }
+
+    /// A map that a rule names and that has no lines permits nobody: it is misspelt.
+    fn check_maps(&mut self, listen: &Listen) {
+        let maps = &listen.proxy.maps;
+        for rule in &listen.proxy.rules {
+            if let Demand::Cert(Some(map)) | Demand::Peer(Some(map)) = &rule.demand
+                && !maps.iter().any(|line| line.map() == &**map)
+                && !self.is_refused(Section::Listen, "", "maps")
+            {
+                let near = did_you_mean(map, maps.iter().map(Mapping::map));
+                self.blame(
+                    Section::Listen,
+                    "",
+                    "rules",
+                    &format!("map={map} has no line in listen.maps{near}"),
+                );
+            }
         }
     }
 

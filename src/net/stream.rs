@@ -84,6 +84,19 @@ impl Stream {
         }
     }
 
+    /// The address of ours that the other end reached; `None` if that is no address.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.tcp()?.local_addr().ok()
+    }
+
+    /// The number of the system's user at the other end of a unix socket, as the kernel knows it (`SO_PEERCRED`).
+    pub fn peer_user(&self) -> Option<u32> {
+        match self {
+            Self::Unix(stream) => stream.peer_cred().ok().map(|credentials| credentials.uid()),
+            _ => None,
+        }
+    }
+
     /// Whether what is said on it is encrypted.
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))

@@ -21,6 +21,7 @@ use crate::net::stream::Remote;
 use crate::net::tls::{Acceptor, Certificate, SslMode};
 use crate::net::{Peer, Stream};
 use crate::pool::{CheckoutError, Member, Place};
+use crate::proxy::admission::{Admission, Applicant, demanded};
 use crate::proxy::cancel::Entry;
 use crate::proxy::catalog::Seat;
 use crate::proxy::checkout::{NoLease, checkout};
@@ -217,7 +218,12 @@ async fn log_in(
             }
             Step::LookUp(request) => {
                 check_encryption(edition, peer, &request).map_err(|error| refuse(peer, &error))?;
-                let (method, verifier, found) = look_up(edition, request).await;
+                let mut found = resolve(edition, request).await;
+                let admission = admitted(edition, peer, certificate, &found.request);
+                let admission = admission.map_err(|error| refuse(peer, &error))?;
+                let method = admission.method();
+                let verifier = look_up(edition, method, &found).await;
+                found.is_known = verifier.is_some();
                 if edition.verifiers.has_news() {
                     proxy.prepare_listed();
                 }
@@ -225,6 +231,7 @@ async fn log_in(
                 let standing = standing(edition, peer, certificate, &found.request.user);
                 let outbox = &mut peer.buffers.outbox;
                 let answered = match (method, standing) {
+                    _ if admission == Admission::Certified => opening.on_certificate(true),
                     (_, Standing::Stranger) => opening.on_certificate(false),
                     (Method::Cert, Standing::Named) => opening.on_certificate(true),
                     _ if takes_token(&found) => opening.ask_token(outbox),
@@ -265,6 +272,21 @@ async fn log_in(
     }
 }
 
+/// How a client has to prove itself, by what the rules say of it.
+fn admitted(
+    edition: &Edition,
+    peer: &Peer,
+    certificate: Option<&Certificate>,
+    request: &LoginRequest,
+) -> Result<Admission, OpeningError> {
+    let LoginRequest { user, database, replication, .. } = request;
+    let user_from = edition.settings.certificates.user_from;
+    let certificate = certificate.map(|certificate| certificate.names(user_from));
+    let applicant =
+        Applicant { user, database, replication: *replication, certificate: certificate.as_deref() };
+    demanded(&edition.settings, peer, &applicant)
+}
+
 /// Refuses; and if it is for a wrong password, what is known of the user may not be true any more.
 async fn fail(
     edition: &Edition,
@@ -298,7 +320,7 @@ fn standing(edition: &Edition, peer: &Peer, certificate: Option<&Certificate>, u
     let Some(certificate) = certificate else { return Standing::None };
     let users = &edition.settings.certificates;
     let mode = edition.tls.as_ref().map(|acceptor| acceptor.settings().mode);
-    let must_name = edition.settings.auth == Method::Cert || mode == Some(SslMode::VerifyFull);
+    let must_name = edition.settings.asks_for(Method::Cert) || mode == Some(SslMode::VerifyFull);
     let names_user = users.admit(&certificate.names(users.user_from), user.as_bytes());
     match (names_user, must_name && peer.stream().is_encrypted()) {
         (true, _) => Standing::Named,
@@ -353,42 +375,47 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
     };
     report.write(&mut peer.buffers.outbox);
     let login = match error {
-        OpeningError::NoCertificate | OpeningError::WrongCertificate(_) | OpeningError::WrongPassword(_) => {
-            Login::AuthFailed
-        }
+        OpeningError::NoCertificate
+        | OpeningError::NoRule(_)
+        | OpeningError::PeerFailed(_)
+        | OpeningError::Rejected(_)
+        | OpeningError::WrongCertificate(_)
+        | OpeningError::WrongPassword(_) => Login::AuthFailed,
         OpeningError::NoEncryption { .. } => Login::NoEncryption,
         _ => Login::ProtocolViolation,
     };
     Arrival::Refused(login, Printable(error.to_string().as_bytes()).to_string())
 }
 
-/// How this user proves itself. Where there is no such database there is no such user either, for all anyone can tell.
-async fn look_up(edition: &Edition, mut request: LoginRequest) -> (Method, Option<Verifier>, Proven) {
-    let mut verifier = edition.verifiers.find(&request.database, &request.user).await;
+/// Who it is that wants in: the name may have the identity behind it.
+async fn resolve(edition: &Edition, mut request: LoginRequest) -> Proven {
     let mut seat = edition.catalog.seat(&request.database, &request.user);
     if request.replication == Replication::Physical {
         seat = seat.or_else(|| edition.catalog.seat_of_any(&request.user));
     }
     let takes_suffix = seat.as_ref().is_some_and(|seat| seat.rules.identity.from_user_suffix);
     let mut suffix = None;
-    if verifier.is_none()
-        && takes_suffix
+    if takes_suffix
         && let Some(dot) = request.user.as_bytes().iter().position(|byte| *byte == b'.')
+        && edition.verifiers.find(&request.database, &request.user).await.is_none()
     {
         let (name, rest) = request.user.as_bytes().split_at(dot);
         suffix = rest.get(1..).map(<[u8]>::to_vec);
-        let name = User::from(name);
-        verifier = edition.verifiers.find(&request.database, &name).await;
-        seat = edition.catalog.seat(&request.database, &name);
-        request.user = name;
+        request.user = User::from(name);
+        seat = edition.catalog.seat(&request.database, &request.user);
     }
-    let method = edition.settings.auth;
-    if seat.is_none() {
-        verifier = None;
-    }
-    let is_known = verifier.is_some();
-    let found = Proven { request, seat, credential: None, suffix, certificate: None, is_known, grant: None };
-    (method, verifier, found)
+    Proven { request, seat, credential: None, suffix, certificate: None, is_known: false, grant: None }
+}
+
+/// What this user must know. Where there is no such database there is no such user either, for all anyone can tell.
+async fn look_up(edition: &Edition, method: Method, found: &Proven) -> Option<Verifier> {
+    let LoginRequest { user, database, .. } = &found.request;
+    let verifier = match method {
+        // Nobody is asked about who proves nothing; a listed password is what servers are told.
+        Method::Cert | Method::Trust => edition.verifiers.listed(user.as_bytes()),
+        _ => edition.verifiers.find(database, user).await,
+    };
+    verifier.filter(|_| found.seat.is_some())
 }
 
 /// What servers of this user will take from us: the best that is known.

@@ -9,6 +9,7 @@
 //! # Refuses
 //! To judge bytes: [`crate::session`] does.
 
+mod admission;
 mod auth_query;
 pub mod cancel;
 mod catalog;
@@ -156,7 +157,7 @@ impl Proxy {
     /// stranger's, and tell that there is such a user.
     pub fn prepare_listed(&self) {
         let edition = self.edition();
-        if edition.settings.auth != Method::ScramSha256 {
+        if !edition.settings.asks_for(Method::ScramSha256) {
             return;
         }
         let (salts, hashing) = (self.salts.clone(), self.pools.hashing().clone());

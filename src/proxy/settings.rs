@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::auth::ident::Mapping;
+use crate::auth::rules::{Demand, Rule};
 use crate::auth::{Method, Secret};
 use crate::names::CertificateName;
 use crate::pool::{self, PasswordSource};
@@ -21,6 +23,10 @@ pub struct Settings {
     pub auth: Method,
     /// Who the owner of a certificate may log in as.
     pub certificates: CertificateUsers,
+    /// Who may come in from where, and how they must prove themselves; none is: everybody, by `auth`.
+    pub rules: Vec<Rule>,
+    /// Which outside names may be which users, for rules that say `map=`.
+    pub maps: Vec<Mapping>,
     /// A file in the format of PgBouncer's `userlist.txt`, read again when it changes.
     pub auth_file: Option<PathBuf>,
     /// Longest a login may take, from the first byte.
@@ -39,12 +45,24 @@ impl Default for Settings {
             max_clients: 10_000,
             auth: Method::default(),
             certificates: CertificateUsers::default(),
+            rules: Vec::new(),
+            maps: Vec::new(),
             auth_file: None,
             login_timeout: Duration::from_secs(15),
             client_idle_timeout: None,
             ignore_startup_parameters: Vec::new(),
             drain_timeout: Duration::from_secs(20),
         }
+    }
+}
+
+impl Settings {
+    /// Whether any client is asked to prove itself by this method.
+    pub fn asks_for(&self, method: Method) -> bool {
+        if self.rules.is_empty() {
+            return self.auth == method;
+        }
+        self.rules.iter().any(|rule| rule.demand == Demand::Prove(method))
     }
 }
 

@@ -96,7 +96,7 @@ impl Verifiers {
     }
 
     /// What `user` must know, if it is listed.
-    fn listed(&self, user: &[u8]) -> Option<Verifier> {
+    pub(super) fn listed(&self, user: &[u8]) -> Option<Verifier> {
         if let Some(verifier) = self.configured.get(user) {
             return Some(verifier.clone());
         }

@@ -175,6 +175,30 @@ impl Proof {
     }
 }
 
+/// Somebody who may not come in, as far as that is said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Visitor {
+    /// The address it comes from, or `[local]`.
+    pub host: Box<str>,
+    /// Who it says it is.
+    pub user: User,
+    /// What it asks for; `None` is physical replication.
+    pub database: Option<Database>,
+    /// Whether TLS is spoken.
+    pub is_encrypted: bool,
+}
+
+impl Visitor {
+    /// The words of `ClientAuthentication` in auth.c.
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "host \"{}\", user \"{}\", ", self.host, self.user)?;
+        if let Some(database) = &self.database {
+            write!(f, "database \"{database}\", ")?;
+        }
+        f.write_str(if self.is_encrypted { "SSL encryption" } else { "no encryption" })
+    }
+}
+
 /// A client's way in.
 #[derive(Debug)]
 pub struct Opening {
@@ -608,8 +632,14 @@ pub enum OpeningError {
     },
     /// The operating system has no random bytes for us.
     NoRandomness,
+    /// No rule lets it in.
+    NoRule(Box<Visitor>),
     /// The driver called what this state is not for: a fault of ours.
     OutOfTurn,
+    /// Who runs the client, as the system knows it, may not be this user.
+    PeerFailed(User),
+    /// A rule turns it away.
+    Rejected(Box<Visitor>),
     /// A SCRAM message that cannot be accepted, for a reason other than the password.
     Scram(ScramError),
     /// A first packet that cannot be accepted.
@@ -634,6 +664,9 @@ impl OpeningError {
             Self::MissingUser
             | Self::NoCertificate
             | Self::NoEncryption { .. }
+            | Self::NoRule(_)
+            | Self::PeerFailed(_)
+            | Self::Rejected(_)
             | Self::WrongCertificate(_) => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::NoRandomness | Self::OutOfTurn => "XX000",
             Self::Scram(error) => error.sqlstate(),
@@ -651,6 +684,12 @@ impl OpeningError {
             Self::NoEncryption { .. } => {
                 Some("Connect with sslmode=require, or sslmode=verify-full and sslrootcert.")
             }
+            Self::NoRule(_) | Self::Rejected(_) => {
+                Some("listen.rules of the pooler decides who may come in from where.")
+            }
+            Self::PeerFailed(_) => Some(
+                "The system's user that runs the client must be of that name, or in the map of the rule.",
+            ),
             Self::Startup(StartupError::BadReplication) => {
                 Some("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
             }
@@ -674,6 +713,17 @@ impl fmt::Display for OpeningError {
                 "TLS is required for host \"{host}\", user \"{user}\", database \"{database}\"; this connection has no encryption"
             ),
             Self::NoRandomness => NoRandomness.fmt(f),
+            Self::NoRule(visitor) => {
+                let from = if visitor.database.is_some() { "" } else { "replication connection from " };
+                write!(f, "no pg_hba.conf entry for {from}")?;
+                visitor.describe(f)
+            }
+            Self::PeerFailed(user) => write!(f, "Peer authentication failed for user \"{user}\""),
+            Self::Rejected(visitor) => {
+                let what = if visitor.database.is_some() { "connection" } else { "replication connection" };
+                write!(f, "pg_hba.conf rejects {what} for ")?;
+                visitor.describe(f)
+            }
             Self::OutOfTurn => f.write_str("internal error: the opening was driven out of turn"),
             Self::Scram(error) => error.fmt(f),
             Self::Startup(error) => error.fmt(f),

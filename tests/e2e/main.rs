@@ -35,6 +35,7 @@ mod preludes;
 mod prepared;
 mod reload;
 mod replication;
+mod rules;
 mod server_trouble;
 mod session_state;
 mod simple;
