@@ -22,11 +22,12 @@ use crate::admin::{self, Admin, Reload, http};
 use crate::auth::Salts;
 use crate::cli::Flags;
 use crate::config::Config;
+use crate::console::Console;
 use crate::hashing::Hashing;
 use crate::net::listen::Listener;
 use crate::net::tls::Connectors;
 use crate::pool::{Cap, Hosts, Pools, Secrets, Shared};
-use crate::proxy::Proxy;
+use crate::proxy::{Farewell, Proxy};
 use crate::reload::{Reloader, edition, tuning};
 use crate::telemetry::log::Log;
 
@@ -119,6 +120,9 @@ async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError>
     let reloader = Arc::new(Reloader::new(flags, config, proxy.clone(), log));
     serve_metrics(metrics, &settings, &proxy, &reloader);
     drop(tokio::spawn(reloader.clone().watch()));
+    let console = Arc::new(Console::new(proxy.clone(), reloader.clone()));
+    drop(tokio::spawn(console.clone().measure()));
+    proxy.open_console(console);
     drop(tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             let _ = reloader.reload();
@@ -129,16 +133,36 @@ async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError>
         tracing::info!(address = listener.name(), "listening");
         doors.spawn(proxy.clone().accept(listener));
     }
-    either(&mut terminate, &mut interrupt).await;
-    tracing::info!(clients = proxy.clients.count(), "draining");
-    proxy.drain.begin();
-    drop(doors);
-    proxy.dismiss();
+    let how = tokio::select! {
+        () = either(&mut terminate, &mut interrupt) => Farewell::Drained,
+        how = proxy.asked_to_go() => how,
+    };
+    if how == Farewell::Abrupt {
+        tracing::warn!("shut down at once, as the console says");
+        return Ok(());
+    }
     tokio::select! {
-        () = finish(&proxy, proxy.edition().settings.drain_timeout) => tracing::info!("drained"),
+        () = depart(&proxy, doors) => tracing::info!("drained"),
         () = either(&mut terminate, &mut interrupt) => tracing::warn!("second signal: ending at once"),
+        () = asked_to_go_at_once(&proxy) => tracing::warn!("shut down at once, as the console says"),
     }
     Ok(())
+}
+
+async fn asked_to_go_at_once(proxy: &Proxy) {
+    while proxy.asked_to_go().await != Farewell::Abrupt {}
+}
+
+/// Not ready any more; then nobody comes in any more; then everybody leaves.
+async fn depart(proxy: &Proxy, doors: tokio::task::JoinSet<()>) {
+    let settings = proxy.edition().settings.clone();
+    tracing::info!(clients = proxy.clients.count(), grace = ?settings.drain_grace, "draining");
+    proxy.drain.begin();
+    tokio::time::sleep(settings.drain_grace).await;
+    drop(doors);
+    tracing::info!(clients = proxy.clients.count(), "clients leave at the end of their transactions");
+    proxy.dismiss();
+    finish(proxy, settings.drain_timeout).await;
 }
 
 /// Waits for the last client, then has the others leave.

@@ -1,7 +1,8 @@
 //! Shutdown as phases with deadlines.
 //!
 //! ```text
-//! Running ─ first signal ─► Draining ─ all have left, or the deadline ─► Closing ─► Gone
+//! Running ─ first signal ─► Draining ─ drain_grace ─► Leaving ─ all have left, or drain_timeout ─► Closing ─► Gone
+//!                           not ready, serving          no newcomers; 57P01 between transactions
 //! ```
 //!
 //! # Promises
@@ -23,6 +24,7 @@ pub struct Drain(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     is_draining: AtomicBool,
+    is_leaving: AtomicBool,
     here: AtomicUsize,
     left: Notify,
 }
@@ -40,7 +42,7 @@ impl Drain {
         drop(tokio::spawn(task(Present(self.0.clone()))));
     }
 
-    /// Begins to drain.
+    /// Begins to drain: we are not ready any more, and serve as ever.
     pub fn begin(&self) {
         self.0.is_draining.store(true, Ordering::Release);
     }
@@ -48,6 +50,16 @@ impl Drain {
     /// Whether it has begun.
     pub fn is_draining(&self) -> bool {
         self.0.is_draining.load(Ordering::Acquire)
+    }
+
+    /// The grace is over: everybody is to leave.
+    pub fn dismiss(&self) {
+        self.0.is_leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether everybody is to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.0.is_leaving.load(Ordering::Acquire)
     }
 
     /// Waits until nobody is here.

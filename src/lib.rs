@@ -12,7 +12,7 @@
 //!           │
 //!  app, check, doctor, import ─── cli, config  composition: the only place that knows everything
 //!           │
-//!        reload                                what was configured, read again and applied
+//!      console ─── reload                      the operator's door; what was configured, read again and applied
 //!           │
 //!         admin                                asked by machines: metrics, health
 //!           │
@@ -51,6 +51,7 @@
 //! | [`admin`] | metrics and health over HTTP |
 //! | [`telemetry`] | the log; the metrics: what there is, what counts, how it is written |
 //! | [`cli`], [`config`] | what the operator typed and wrote, made into the `Settings` of each room |
+//! | [`console`] | seen and steered with `psql`, as PgBouncer's |
 //! | [`reload`] | the configuration read again while clients are served |
 //! | [`app`], [`check`] | everything put together; one login to every database |
 //! | [`import`] | `pgusher import`: PgBouncer's configuration in our words |
@@ -107,7 +108,7 @@
 //! | a metric | `telemetry/metrics.rs` (its name), an instrument where it happens, `admin/scrape.rs` (where it is read) |
 //! | a setting | a field of the `Settings` it belongs to, a row in `config/keys.rs`, a line in `config/pgusher.toml` |
 //! | another finding of `pgusher doctor` | `doctor/chart.rs` (the question), `doctor/diagnosis.rs` (the finding) |
-//! | an operator's command | `cli.rs`, `main.rs`, and a room of its own |
+//! | an operator's command | in the console: `console/command.rs` and `console/steer.rs`; of the program: `cli.rs`, `main.rs`, and a room of its own |
 //!
 //! # Glossary
 //!
@@ -178,6 +179,7 @@ pub mod auth;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod demo;
 pub mod doctor;
 pub mod drain;

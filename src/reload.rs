@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::cli::Flags;
-use crate::config::{Config, Problems, Surroundings};
+use crate::config::{Config, Problems, Surroundings, keys};
 use crate::net::connect::Tuning;
 use crate::net::tls::{Acceptor, ClientSettings, SslMode};
 use crate::pool::Pools;
@@ -40,6 +40,8 @@ pub struct Reloader {
 struct State {
     /// What runs.
     running: Config,
+    /// What was set by hand since it was last read.
+    set: Vec<(String, String)>,
     /// What it was read from, as it was then.
     files: Vec<(PathBuf, Stamp)>,
     last: Last,
@@ -63,6 +65,79 @@ pub struct Report {
     pub needs_restart: Vec<&'static str>,
 }
 
+/// A key and what holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// `section.key`, or PgBouncer's name.
+    pub key: String,
+    /// What holds.
+    pub value: String,
+    /// What would hold if nothing were written.
+    pub default: String,
+    /// Whether it is read at start only.
+    pub needs_restart: bool,
+}
+
+/// What is read at start only.
+const AT_START: [&str; 6] = [
+    "listen.address",
+    "listen.unix_socket_dir",
+    "listen.unix_socket_mode",
+    "listen.backlog",
+    "listen.workers",
+    "log.format",
+];
+
+/// PgBouncer's names for keys that mean the same, and the unit its bare numbers have.
+const SYNONYMS: &[(&str, &str, &str)] = &[
+    ("client_idle_timeout", "listen.client_idle_timeout", "s"),
+    ("client_login_timeout", "listen.login_timeout", "s"),
+    ("default_pool_size", "pool.size", ""),
+    ("idle_transaction_timeout", "pool.idle_transaction_timeout", "s"),
+    ("max_client_conn", "listen.max_clients", ""),
+    ("max_prepared_statements", "pool.server_statements", ""),
+    ("min_pool_size", "pool.min", ""),
+    ("pool_mode", "pool.mode", ""),
+    ("query_timeout", "pool.query_timeout", "s"),
+    ("query_wait_timeout", "pool.acquire_timeout", "s"),
+    ("reserve_pool_size", "pool.reserve", ""),
+    ("reserve_pool_timeout", "pool.reserve_timeout", "s"),
+    ("server_check_delay", "pool.check_delay", "s"),
+    ("server_connect_timeout", "pool.connect_timeout", "s"),
+    ("server_idle_timeout", "pool.idle_timeout", "s"),
+    ("server_lifetime", "pool.lifetime", "s"),
+    ("transaction_timeout", "pool.transaction_timeout", "s"),
+];
+
+/// Our name for a key, and the value in a form that we read.
+fn synonym(key: &str, value: &str) -> (String, String) {
+    let Some((_, ours, unit)) = SYNONYMS.iter().find(|(theirs, ..)| *theirs == key) else {
+        return (key.to_owned(), value.to_owned());
+    };
+    let value = match value.parse::<u64>() {
+        Ok(0) if *unit == "s" => "off".to_owned(),
+        Ok(number) => format!("{number}{unit}"),
+        Err(_) => value.to_owned(),
+    };
+    ((*ours).to_owned(), value)
+}
+
+/// A value as PgBouncer would show it: times are seconds, and 0 is never.
+fn plain(value: &str, unit: &str) -> String {
+    if unit != "s" {
+        return value.to_owned();
+    }
+    let number: String = value.chars().take_while(char::is_ascii_digit).collect();
+    let scale = match &value[number.len()..] {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => 0,
+    };
+    number.parse::<u64>().map_or_else(|_| "0".to_owned(), |number| (number * scale).to_string())
+}
+
 /// What a file's name leads to, and when that was last written.
 type Stamp = Option<(PathBuf, u64, SystemTime, u64)>;
 
@@ -75,9 +150,9 @@ fn stamp(path: &Path) -> Stamp {
 impl Reloader {
     /// `running` was read under these flags, and runs.
     pub fn new(flags: Flags, running: Config, proxy: Arc<Proxy>, log: Log) -> Self {
-        let files = read(&flags).1;
+        let files = read(&flags, &[]).1;
         let last = Last { is_applied: true, at: SystemTime::now() };
-        Self { flags, proxy, log, state: Mutex::new(State { running, files, last }) }
+        Self { flags, proxy, log, state: Mutex::new(State { running, set: Vec::new(), files, last }) }
     }
 
     /// How the last reading went.
@@ -99,8 +174,51 @@ impl Reloader {
     /// # Errors
     /// Everything that is wrong with it; then nothing has changed.
     pub fn reload(&self) -> Result<Report, Problems> {
+        self.reload_with(&mut self.lock(), Vec::new())
+    }
+
+    /// Reads everything again with one key set to another value, until the next [`reload`](Self::reload). PgBouncer's names
+    /// of keys are understood where ours mean the same.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; then nothing has changed.
+    pub fn set(&self, key: &str, value: &str) -> Result<Report, Problems> {
         let mut state = self.lock();
-        let (read, files) = read(&self.flags);
+        let mut set = state.set.clone();
+        set.push(synonym(key, value));
+        self.reload_with(&mut state, set)
+    }
+
+    /// Every key that is not one database's or user's; with some of PgBouncer's names, for tools that read them.
+    pub fn shown(&self) -> Vec<Shown> {
+        let keys = keys();
+        let default = |name: &str| {
+            let key = keys.iter().find(|key| format!("{}.{}", key.section, key.name) == name);
+            key.map(|key| key.default.clone()).unwrap_or_default()
+        };
+        let own = self.running().shown;
+        let bare = |text: String| text.trim_matches('"').to_owned();
+        let mut shown: Vec<_> = own
+            .iter()
+            .map(|(key, value)| Shown {
+                key: key.clone(),
+                value: bare(value.clone()),
+                default: bare(default(key)),
+                needs_restart: AT_START.contains(&key.as_str()),
+            })
+            .collect();
+        let same = SYNONYMS.iter().filter_map(|(theirs, ours, unit)| {
+            let known = shown.iter().find(|shown| shown.key == *ours)?;
+            let [value, default] = [&known.value, &known.default].map(|text| plain(text, unit));
+            Some(Shown { key: (*theirs).into(), value, default, needs_restart: false })
+        });
+        let same: Vec<_> = same.collect();
+        shown.extend(same);
+        shown
+    }
+
+    fn reload_with(&self, state: &mut State, set: Vec<(String, String)>) -> Result<Report, Problems> {
+        let (read, files) = read(&self.flags, &set);
         state.files = files;
         state.last = Last { is_applied: read.is_ok(), at: SystemTime::now() };
         let read = read.inspect_err(complain)?;
@@ -109,6 +227,7 @@ impl Reloader {
             tracing::warn!(key, "changed in the configuration; it takes a restart to apply");
         }
         let is_changed = next != state.running;
+        state.set = set;
         if is_changed {
             self.publish(&state.running, &next);
             state.running = next;
@@ -212,7 +331,7 @@ pub fn tuning(config: &Config) -> Tuning {
 }
 
 /// Reads everything, and notes which files it was read from, as they were before.
-fn read(flags: &Flags) -> (Result<Config, Problems>, Vec<(PathBuf, Stamp)>) {
+fn read(flags: &Flags, set: &[(String, String)]) -> (Result<Config, Problems>, Vec<(PathBuf, Stamp)>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut surroundings = Surroundings::of_process();
     let noted = seen.clone();
@@ -220,7 +339,7 @@ fn read(flags: &Flags) -> (Result<Config, Problems>, Vec<(PathBuf, Stamp)>) {
         noted.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_owned(), stamp(path)));
         fs::read(path)
     });
-    let config = Config::load(flags, &surroundings);
+    let config = Config::load_with(flags, &surroundings, set);
     let files = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
     (config, files)
 }
@@ -256,6 +375,11 @@ fn apply(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
     next.net.unix_socket_dir.clone_from(&running.net.unix_socket_dir);
     next.net.unix_socket_mode = running.net.unix_socket_mode;
     next.net.backlog = running.net.backlog;
+    for (key, value) in next.shown.iter_mut().filter(|(key, _)| AT_START.contains(&key.as_str())) {
+        if let Some((_, runs)) = running.shown.iter().find(|(known, _)| known == key) {
+            value.clone_from(runs);
+        }
+    }
     (next, keys)
 }
 
@@ -288,6 +412,14 @@ mod tests {
         assert_eq!(keys, ["listen.address", "listen.workers", "log.format"]);
         assert_eq!((next.net.addresses, next.workers), (running.net.addresses, running.workers));
         assert_eq!((next.proxy.max_clients, next.databases[0].pool.size), (7, 3));
+    }
+
+    #[test]
+    fn pgbouncers_names_and_numbers_are_understood() {
+        assert_eq!(synonym("query_wait_timeout", "7"), ("pool.acquire_timeout".into(), "7s".into()));
+        assert_eq!(synonym("query_timeout", "0"), ("pool.query_timeout".into(), "off".into()));
+        assert_eq!(synonym("pool.size", "7"), ("pool.size".into(), "7".into()));
+        assert_eq!([plain("2m", "s"), plain("off", "s"), plain("7", "")], ["120", "0", "7"]);
     }
 
     #[test]

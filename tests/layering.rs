@@ -119,8 +119,14 @@ const ROWS: &[Row] = &[
             "cli",
             "config",
             "reload",
+            "console",
         ],
         outside: &["rustix", "tokio", "tracing"],
+    },
+    Row {
+        room: "console",
+        inside: &["names", "wire", "session", "net", "pool", "proxy", "reload"],
+        outside: &["bytes", "tokio", "tracing"],
     },
     Row {
         room: "reload",

@@ -52,6 +52,7 @@ const LISTEN: &[Row<Listen>] = &[
     Row("login_timeout", |it| duration(&mut it.proxy.login_timeout)),
     Row("client_idle_timeout", |it| period(&mut it.proxy.client_idle_timeout)),
     Row("ignore_startup_parameters", |it| names(&mut it.proxy.ignore_startup_parameters)),
+    Row("drain_grace", |it| delay(&mut it.proxy.drain_grace)),
     Row("drain_timeout", |it| delay(&mut it.proxy.drain_timeout)),
     Row("watch_files", |it| switch(&mut it.watch_files)),
 ];
@@ -193,6 +194,12 @@ const METRICS: &[Row<admin::Settings>] = &[
     Row("max_pools", |it| count(&mut it.max_pools, 0..=10_000)),
 ];
 
+const ADMIN: &[Row<proxy::console::Settings>] = &[
+    Row("users", |it| names(&mut it.users)),
+    Row("readers", |it| names(&mut it.readers)),
+    Row("version", |it| text(&mut it.version)),
+];
+
 const LOG: &[Row<log::Settings>] = &[
     Row("level", |it| level(&mut it.level)),
     Row("format", |it| choice(&mut it.format)),
@@ -215,6 +222,8 @@ pub(super) const SHORT_FORMS: &[(&str, Section, &str)] = &[
 pub(super) enum Section {
     /// `[listen]`
     Listen,
+    /// `[admin]`
+    Admin,
     /// `[log]`
     Log,
     /// `[metrics]`
@@ -235,8 +244,9 @@ pub(super) enum Section {
 
 impl Section {
     /// All of them.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Listen,
+        Self::Admin,
         Self::Log,
         Self::Metrics,
         Self::Identity,
@@ -250,6 +260,7 @@ impl Section {
     /// Its name in the file.
     pub(super) fn word(self) -> &'static str {
         match self {
+            Self::Admin => "admin",
             Self::Databases => "databases",
             Self::Identity => "identity",
             Self::Listen => "listen",
@@ -270,6 +281,7 @@ impl Section {
     /// The keys that may be written in it.
     pub(super) fn keys(self) -> Vec<&'static str> {
         match self {
+            Self::Admin => words(ADMIN),
             Self::Databases => {
                 [words(DATABASES), words(POOLING), words(TLS_SERVER), words(OWN_IDENTITY)].concat()
             }
@@ -321,6 +333,7 @@ pub fn keys() -> Vec<Key> {
     keys.extend(documented(Section::Databases, DATABASES));
     keys.extend(documented(Section::Users, USERS));
     keys.extend(documented(Section::Identity, IDENTITY));
+    keys.extend(documented(Section::Admin, ADMIN));
     keys.extend(documented(Section::Log, LOG));
     keys.extend(documented(Section::Metrics, METRICS));
     keys
@@ -334,6 +347,27 @@ fn documented<T: Default>(section: Section, rows: &[Row<T>]) -> impl Iterator<It
         variable: variable_name(section, name, key),
         default: field(&mut T::default()).show(),
     })
+}
+
+/// The keys of the sections without names, with what holds, as TOML.
+pub(super) fn shown(
+    listen: &mut Listen,
+    log: &mut log::Settings,
+    metrics: &mut admin::Settings,
+    pool: &mut Pool,
+) -> Vec<(String, String)> {
+    fn of<T>(section: Section, rows: &[Row<T>], target: &mut T, all: &mut Vec<(String, String)>) {
+        all.extend(rows.iter().map(|Row(key, field)| (format!("{section}.{key}"), field(target).show())));
+    }
+    let mut all = Vec::new();
+    of(Section::Listen, LISTEN, listen, &mut all);
+    of(Section::Admin, ADMIN, &mut listen.proxy.console, &mut all);
+    of(Section::Pool, POOLING, &mut pool.pooling, &mut all);
+    of(Section::Pool, POOL, pool, &mut all);
+    of(Section::Identity, IDENTITY, &mut pool.pooling.rules.identity, &mut all);
+    of(Section::Log, LOG, log, &mut all);
+    of(Section::Metrics, METRICS, metrics, &mut all);
+    all
 }
 
 /// The variable for a key: `PGUSHER_<SECTION>[_<NAME>]_<KEY>`.
@@ -494,6 +528,12 @@ impl Keyed for Listen {
     }
 }
 
+impl Keyed for proxy::console::Settings {
+    fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
+        find(ADMIN, key).map(|field| field(self))
+    }
+}
+
 impl Keyed for log::Settings {
     fn slot(&mut self, key: &str) -> Option<Slot<'_>> {
         find(LOG, key).map(|field| field(self))
@@ -623,6 +663,7 @@ mod tests {
         check(TLS_CLIENT);
         check(TLS_SERVER);
         check(IDENTITY);
+        check(ADMIN);
         check(LOG);
         check(METRICS);
     }

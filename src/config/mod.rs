@@ -73,6 +73,8 @@ pub struct Config {
     pub metrics: admin::Settings,
     /// Whether the files it was read from are watched for changes.
     pub watch_files: bool,
+    /// Every key that is not one database's or user's, with what holds, as TOML.
+    pub shown: Vec<(String, String)>,
 }
 
 /// What the configuration is read from besides the flags, so that tests can be elsewhere.
@@ -106,6 +108,18 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Self, Problems> {
+        Self::load_with(flags, surroundings, &[])
+    }
+
+    /// The same, and on top of it all what was set by hand: `section.key` and a word.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn load_with(
+        flags: &Flags,
+        surroundings: &Surroundings,
+        set: &[(String, String)],
+    ) -> Result<Self, Problems> {
         let mut ledger = Ledger::default();
         let mut problems = Vec::new();
         let mut environment = Environment::new(&surroundings.environment, &mut problems);
@@ -123,11 +137,28 @@ impl Config {
             write_user(url, source, &mut ledger);
         }
         read_flags(flags, &mut ledger);
+        for (key, value) in set {
+            write_set(key, value, &mut ledger, &mut problems);
+        }
 
         let is_whole = is_file_whole && !matches!(upstream, Some(Err(())));
         let config = resolve::resolve(&ledger, is_whole, &*surroundings.read_file, &mut problems);
         problems.sort_by(|a, b| a.source.cmp(&b.source));
         Problems::of(problems).map_or(Ok(config), Err)
+    }
+}
+
+/// A value set by hand.
+fn write_set(key: &str, value: &str, ledger: &mut Ledger, problems: &mut Vec<Problem>) {
+    let place = key.rsplit_once('.').and_then(|(table, key)| {
+        let (word, name) = table.split_once('.').unwrap_or((table, ""));
+        let section = Section::ALL.into_iter().find(|section| section.word() == word)?;
+        let key = section.key(key).filter(|_| section.is_named() != name.is_empty())?;
+        Some(Place { section, name: name.to_owned(), key })
+    });
+    match place {
+        Some(place) => ledger.write(place, Value::Word(value.to_owned()), Source::Flag("SET")),
+        None => problems.push(Problem::new(Source::Flag("SET"), key, "there is no such key")),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::auth::ident::Mapping;
 use crate::auth::rules::{Demand, Rule};
 use crate::auth::userlist;
 use crate::auth::{Method, Secret, Verifier};
+use crate::config::keys::shown as shown_keys;
 use crate::config::keys::{
     Database, FALLBACK, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, TlsClient, TlsServer, User,
 };
@@ -28,7 +29,7 @@ use crate::config::url::Url;
 use crate::config::{Config, ReadFile};
 use crate::net::tls::SslMode;
 use crate::pool::{PasswordSource, Upstream};
-use crate::proxy::{AuthQuerySettings, DatabaseEntry, UserEntry};
+use crate::proxy::{self, AuthQuerySettings, DatabaseEntry, UserEntry};
 use crate::session::{IdentitySettings, TokenSettings, Variable};
 use crate::telemetry::log;
 use crate::token::{self, KeyError, KeySet, Secrecy};
@@ -54,6 +55,7 @@ pub(super) struct Resolve<'a> {
 impl Resolve<'_> {
     fn config(mut self) -> Config {
         let mut listen: Listen = self.filled(Section::Listen, "", Listen::default());
+        listen.proxy.console = self.filled(Section::Admin, "", proxy::console::Settings::default());
         let log: log::Settings = self.filled(Section::Log, "", log::Settings::default());
         let metrics: admin::Settings = self.filled(Section::Metrics, "", admin::Settings::default());
         let mut pool = Pool::default();
@@ -84,7 +86,9 @@ impl Resolve<'_> {
             );
         }
         self.check_auth(&listen, &users);
+        let mut shown = (listen.clone(), log.clone(), metrics.clone(), pool.clone());
         Config {
+            shown: shown_keys(&mut shown.0, &mut shown.1, &mut shown.2, &mut shown.3),
             workers: listen.workers,
             net: listen.net,
             proxy: listen.proxy,

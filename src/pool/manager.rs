@@ -202,7 +202,6 @@ impl Manager {
     /// Servers there are now will not be lent again. The recipe is older than the generation: what is opened with the recipe
     /// before may count as of this one, and never the other way round.
     pub(super) fn renew(&self) {
-        *self.baseline.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -226,6 +225,11 @@ impl Manager {
     /// The generation of servers that are opened now.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Servers may report something else from now on.
+    pub(super) fn forget_baseline(&self) {
+        *self.baseline.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// What a server of this pool reports after login, once one has.

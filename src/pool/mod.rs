@@ -251,6 +251,7 @@ impl Pool {
         self.reserve.resize(settings.reserve);
         if change == Change::Servers || was_retired {
             self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.manager.forget_baseline();
             self.renew();
         }
         tracing::info!(pool = %self.key(), ?change, "pool reconfigured");

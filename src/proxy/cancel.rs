@@ -13,15 +13,16 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use subtle::ConstantTimeEq;
 use tokio::time::timeout;
 
-use crate::names::{ClientId, ClientKey};
+use crate::names::{ClientId, ClientKey, Database, PoolKey, User};
 use crate::net::Peer;
 use crate::pool::{Aim, CancelTarget, ConnectError};
 use crate::wire::write;
@@ -46,7 +47,41 @@ pub enum Order {
 enum Holding {
     Nothing,
     Server(Arc<CancelTarget>),
-    Waiting,
+    Waiting(Instant),
+}
+
+/// Who a client is, for those who look from outside.
+#[derive(Debug)]
+pub struct About {
+    /// Who it says it is.
+    pub user: User,
+    /// What it asked for.
+    pub database: Database,
+    /// The pool of its servers; none in the console.
+    pub pool: Option<PoolKey>,
+    /// Where it comes from.
+    pub remote: Option<SocketAddr>,
+    /// Where it came in.
+    pub local: Option<SocketAddr>,
+    /// When.
+    pub since: SystemTime,
+    /// Whether what it says is encrypted.
+    pub is_encrypted: bool,
+    /// Its `application_name`, at startup.
+    pub application_name: Box<[u8]>,
+    /// `none`, `logical` or `physical`.
+    pub replication: &'static str,
+}
+
+/// What a client is doing.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// It has a server.
+    Active(Arc<CancelTarget>),
+    /// It needs none.
+    Idle,
+    /// It waits for one, so long.
+    Waiting(Duration),
 }
 
 /// What a cancel request found.
@@ -71,9 +106,40 @@ pub struct ClientHandle {
     orders: AtomicU8,
     was_cancelled: AtomicBool,
     waker: OnceLock<Waker>,
+    about: OnceLock<Box<About>>,
+    statements: AtomicUsize,
 }
 
 impl ClientHandle {
+    /// Says who it is, once.
+    pub fn introduce(&self, about: About) {
+        let _ = self.about.set(Box::new(about));
+    }
+
+    /// Who it is, once it has been let in.
+    pub fn about(&self) -> Option<&About> {
+        self.about.get().map(|about| &**about)
+    }
+
+    /// What it is doing.
+    pub fn standing(&self, now: Instant) -> Standing {
+        match &*self.holding.lock().unwrap_or_else(PoisonError::into_inner) {
+            Holding::Nothing => Standing::Idle,
+            Holding::Server(target) => Standing::Active(target.clone()),
+            Holding::Waiting(since) => Standing::Waiting(now.saturating_duration_since(*since)),
+        }
+    }
+
+    /// It has so many named statements.
+    pub fn has_statements(&self, count: usize) {
+        self.statements.store(count, Ordering::Relaxed);
+    }
+
+    /// How many named statements it had after its last turn.
+    pub fn statements(&self) -> usize {
+        self.statements.load(Ordering::Relaxed)
+    }
+
     fn hold(&self, holding: Holding) {
         *self.holding.lock().unwrap_or_else(PoisonError::into_inner) = holding;
     }
@@ -82,13 +148,13 @@ impl ClientHandle {
     pub fn waits(&self) {
         self.was_cancelled.store(false, Ordering::Relaxed);
         self.orders.fetch_and(!(Order::StopWaiting as u8), Ordering::Relaxed);
-        self.hold(Holding::Waiting);
+        self.hold(Holding::Waiting(Instant::now()));
     }
 
     /// It has a server. Whether it was told to stop waiting in the moment in which one was found.
     pub fn has(&self, target: &Arc<CancelTarget>) -> bool {
         let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_late = matches!(*holding, Holding::Waiting) && self.is_ordered(Order::StopWaiting);
+        let is_late = matches!(*holding, Holding::Waiting(_)) && self.is_ordered(Order::StopWaiting);
         self.was_cancelled.store(false, Ordering::Relaxed);
         *holding = Holding::Server(target.clone());
         is_late
@@ -163,6 +229,8 @@ impl Clients {
             orders: AtomicU8::new(0),
             was_cancelled: AtomicBool::new(false),
             waker: OnceLock::new(),
+            about: OnceLock::new(),
+            statements: AtomicUsize::new(0),
         });
         living.insert(number, handle.clone());
         Ok(Entry { clients: self.clone(), handle })
@@ -171,6 +239,13 @@ impl Clients {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.lock().len()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<ClientHandle>> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by_key(|handle| handle.id.0);
+        all
     }
 
     /// Tells all of them.
@@ -200,7 +275,7 @@ impl Clients {
                 handle.was_cancelled.store(true, Ordering::Relaxed);
                 Found::Aim(target.aim())
             }
-            Holding::Waiting => {
+            Holding::Waiting(_) => {
                 handle.order(Order::StopWaiting);
                 Found::Waiting
             }

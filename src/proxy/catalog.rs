@@ -53,6 +53,18 @@ struct Person {
     clients: Option<Arc<Places>>,
 }
 
+/// A database as configured.
+pub struct Listing<'a> {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub upstream: &'a Upstream,
+    /// The limits of its pools.
+    pub settings: &'a Settings,
+    /// The rules of its conversations.
+    pub rules: &'a Rules,
+}
+
 /// What holds for a client of one database and user.
 pub struct Seat {
     /// The pool its servers come from.
@@ -236,6 +248,30 @@ impl Catalog {
                 .collect(),
             rules,
         })
+    }
+
+    /// Every database as configured, by name.
+    pub fn listing(&self) -> impl Iterator<Item = Listing<'_>> {
+        let mut places: Vec<_> = self.databases.iter().collect();
+        places.sort_by_key(|(name, _)| *name);
+        places.into_iter().map(|(name, place)| Listing {
+            name: String::from_utf8_lossy(name).into_owned(),
+            upstream: &place.upstream,
+            settings: &place.settings,
+            rules: &place.rules,
+        })
+    }
+
+    /// Every user as configured, by name.
+    pub fn users(&self) -> impl Iterator<Item = &UserEntry> {
+        let mut users: Vec<_> = self.users.values().map(|person| &person.entry).collect();
+        users.sort_by_key(|entry| &entry.name);
+        users.into_iter()
+    }
+
+    /// Whether there is a database for this name.
+    pub fn has(&self, database: &Database) -> bool {
+        self.place(database).is_some()
     }
 
     /// Whether a user is among those configured.

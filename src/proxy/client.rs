@@ -77,6 +77,12 @@ pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here
             proxy.counts.logins.count(Login::Replication);
             Box::pin(replication::serve(&proxy, *pilgrim)).await;
         }
+        Arrival::Visitor(visitor) => {
+            proxy.counts.logins.count(Login::Ok);
+            if let Some(console) = proxy.console.get().cloned() {
+                console.serve(*visitor).await;
+            }
+        }
         Arrival::Welcome(guest) => {
             proxy.counts.logins.count(Login::Ok);
             proxy.counts.login.observe(came.elapsed());
@@ -247,7 +253,7 @@ impl Client {
                 Err(violation) => return Poll::Ready(Wish::End(Ended::ClientViolation(violation))),
             }
             // One that was admitted after the others were told to leave has not been told.
-            let must_leave = handle.is_ordered(Order::Leave) || self.proxy.drain.is_draining();
+            let must_leave = handle.is_ordered(Order::Leave) || self.proxy.drain.is_leaving();
             if must_leave || handle.is_ordered(Order::Die) {
                 return Poll::Ready(Wish::End(Ended::Drained));
             }
@@ -368,7 +374,8 @@ impl Client {
 
     /// Adds what this turn was to what its pool has done.
     fn count(&mut self, queries: u64, (whole, thought): (Duration, Duration)) {
-        let Guest { peer, state, member, .. } = &mut self.record.guest;
+        let Guest { peer, state, member, entry, .. } = &mut self.record.guest;
+        entry.handle.has_statements(state.statement_count());
         let counts = std::mem::take(&mut state.counts);
         let (received, sent) = peer.traffic();
         let (before_received, before_sent) = std::mem::replace(&mut self.record.counted, (received, sent));

@@ -16,6 +16,8 @@ words! {
         AuthFailed = "auth_failed",
         /// It went away first.
         ClientGone = "client_gone",
+        /// Its database is closed to newcomers.
+        Disabled = "disabled",
         /// A value for its identity that is not accepted.
         IdentityRefused = "identity_refused",
         /// It was not encrypted, and had to be.

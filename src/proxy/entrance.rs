@@ -11,20 +11,22 @@
 //! To serve: what comes out is a [`Guest`], ready to speak.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 use tokio::time::timeout;
 
 use crate::auth::{ChannelBinding, Credential, Method, Secret, Verifier};
-use crate::names::{ClientId, ClientKey, Database, Printable, User};
+use crate::names::{ClientId, ClientKey, Database, PoolKey, Printable, User};
 use crate::net::stream::Remote;
 use crate::net::tls::{Acceptor, Certificate, SslMode};
 use crate::net::{Peer, Stream};
 use crate::pool::{CheckoutError, Member, Place};
 use crate::proxy::admission::{Admission, Applicant, demanded};
-use crate::proxy::cancel::Entry;
+use crate::proxy::cancel::{About, Entry};
 use crate::proxy::catalog::Seat;
 use crate::proxy::checkout::{NoLease, checkout};
+use crate::proxy::console::{Role, Visitor};
 use crate::proxy::counts::Login;
 use crate::proxy::farewell::Denied;
 use crate::proxy::relay::relay_abandoned;
@@ -70,6 +72,8 @@ pub(super) enum Arrival {
     Refused(Login, String),
     /// It wants to speak the replication protocol: one to one.
     Replication(Box<Pilgrim>),
+    /// It is let in to the console.
+    Visitor(Box<Visitor>),
     /// It is let in.
     Welcome(Box<Guest>),
 }
@@ -139,6 +143,9 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, peer: Peer, id: ClientId) -> Arr
                 tokens,
                 permits,
             }))
+        }
+        Ok(Admitted::Visitor { user, role, entry, place }) => {
+            Arrival::Visitor(Box::new(Visitor { id, user, role, peer, entry, place }))
         }
         Ok(Admitted::Pilgrim { request, seat, credential, entry }) => {
             Arrival::Replication(Box::new(Pilgrim { peer, request, seat, credential, entry }))
@@ -415,7 +422,12 @@ async fn look_up(edition: &Edition, method: Method, found: &Proven) -> Option<Ve
         Method::Cert | Method::Trust => edition.verifiers.listed(user.as_bytes()),
         _ => edition.verifiers.find(database, user).await,
     };
-    verifier.filter(|_| found.seat.is_some())
+    let console = &edition.settings.console;
+    let is_expected = match console.is_console(database) {
+        true => console.role(user).is_some(),
+        false => found.seat.is_some(),
+    };
+    verifier.filter(|_| is_expected)
 }
 
 /// What servers of this user will take from us: the best that is known.
@@ -443,6 +455,12 @@ enum Admitted {
         credential: Option<Credential>,
         entry: Entry,
     },
+    Visitor {
+        user: User,
+        role: Role,
+        entry: Entry,
+        place: Option<Place>,
+    },
 }
 
 /// From the proof to the welcome. `None`: the client is gone.
@@ -454,10 +472,17 @@ async fn admit(
     proven: Proven,
 ) -> Result<Admitted, Option<Denied>> {
     let Proven { request, seat, credential, suffix, certificate, grant, .. } = proven;
+    if edition.settings.console.is_console(&request.database) {
+        return visit(proxy, edition, peer, id, request).await;
+    }
     let unknown = || Denied::UnknownDatabase(request.database.to_string());
     let seat = seat.ok_or_else(unknown)?;
+    if proxy.pools.is_disabled(&request.database) {
+        return Err(Some(Denied::Disabled(request.database.to_string())));
+    }
     let permits = places(proxy, &seat)?;
     let entry = proxy.clients.enter(id, request.cancel_secret_len()).map_err(|_| None)?;
+    entry.handle.introduce(about(&request, peer, Some(seat.key.clone())));
     if request.replication != Replication::None {
         return Ok(Admitted::Pilgrim { request, seat, credential, entry });
     }
@@ -488,6 +513,62 @@ async fn admit(
     peer.drain().await.map_err(|_| None)?;
     let (user, database) = (request.user, request.database);
     Ok(Admitted::Guest { state, entry, member, user, database, tokens, permits })
+}
+
+/// Lets somebody in to the console: admins count against no limit.
+async fn visit(
+    proxy: &Arc<Proxy>,
+    edition: &Edition,
+    peer: &mut Peer,
+    id: ClientId,
+    request: LoginRequest,
+) -> Result<Admitted, Option<Denied>> {
+    let role = edition.settings.console.role(&request.user);
+    let role = role.ok_or_else(|| Denied::UnknownDatabase(request.database.to_string()))?;
+    let place = match role {
+        Role::Admin => None,
+        Role::Reader => Some(proxy.places.take_now().ok_or(Denied::TooManyClients)?),
+    };
+    let entry = proxy.clients.enter(id, request.cancel_secret_len()).map_err(|_| None)?;
+    entry.handle.introduce(about(&request, peer, None));
+    let version = edition.settings.console.version().rsplit(' ').next().unwrap_or_default();
+    let version = format!("{version}/bouncer");
+    let parameters: [(&[u8], &[u8]); 7] = [
+        (b"server_version", version.as_bytes()),
+        (b"client_encoding", b"UTF8"),
+        (b"server_encoding", b"UTF8"),
+        (b"DateStyle", b"ISO"),
+        (b"TimeZone", b"GMT"),
+        (b"standard_conforming_strings", b"on"),
+        (b"is_superuser", b"on"),
+    ];
+    opening::welcome(&mut peer.buffers.outbox, parameters, &entry.handle.key);
+    peer.drain().await.map_err(|_| None)?;
+    Ok(Admitted::Visitor { user: request.user, role, entry, place })
+}
+
+/// Who this is, for those who look.
+fn about(request: &LoginRequest, peer: &Peer, pool: Option<PoolKey>) -> About {
+    let stream = peer.stream();
+    let name = request.parameters.iter().rev().find(|(name, _)| &**name == APPLICATION_NAME);
+    About {
+        user: request.user.clone(),
+        database: request.database.clone(),
+        pool,
+        remote: match stream.remote() {
+            Ok(Remote::Tcp(address)) => Some(address),
+            _ => None,
+        },
+        local: stream.local(),
+        is_encrypted: stream.is_encrypted(),
+        since: SystemTime::now(),
+        application_name: name.map(|(_, value)| (**value).into()).unwrap_or_default(),
+        replication: match request.replication {
+            Replication::None => "none",
+            Replication::Logical => "logical",
+            Replication::Physical => "physical",
+        },
+    }
 }
 
 /// What is appended to the application name, if anything: where the client comes from.

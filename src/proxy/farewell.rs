@@ -133,6 +133,8 @@ pub(super) enum Denied {
     Drained,
     /// The startup packet states an identity, and may not.
     IdentityChannel,
+    /// Its database is closed to newcomers.
+    Disabled(String),
     /// A value for the identity that its pattern does not allow, at startup.
     IdentityPattern,
     /// The client's own `statement_timeout` left no time for the prelude.
@@ -156,6 +158,7 @@ impl Denied {
             Self::Checkout(_) | Self::Cancelled | Self::Drained | Self::Hasty | Self::Prelude => {
                 Login::NoServer
             }
+            Self::Disabled(_) => Login::Disabled,
             Self::IdentityChannel | Self::IdentityPattern | Self::Token(_) => Login::IdentityRefused,
             Self::Settings(_) => Login::SettingsRefused,
             Self::TooManyClients => Login::TooManyClients,
@@ -229,6 +232,11 @@ impl Denied {
                 sqlstate::TOO_MANY_CONNECTIONS,
                 "sorry, too many clients already".to_owned(),
                 Some("Raise listen.max_clients, or the max_clients of the database or user."),
+            ),
+            Self::Disabled(name) => (
+                "55000",
+                format!("database \"{name}\" is not currently accepting connections"),
+                Some("It was disabled in the pooler's console."),
             ),
             Self::Token(fault) => Refusal::Token(*fault).words(),
             Self::UnknownDatabase(name) => ("3D000", format!("database \"{name}\" does not exist"), None),

@@ -15,6 +15,7 @@ pub mod cancel;
 mod catalog;
 mod checkout;
 mod client;
+pub mod console;
 mod counts;
 mod entrance;
 mod farewell;
@@ -24,10 +25,12 @@ mod settings;
 mod verifiers;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use tokio::sync::Notify;
 
 pub use auth_query::AuthQueries;
-pub use catalog::{Catalog, Seat};
+pub use catalog::{Catalog, Listing, Seat};
 pub use counts::{Cancelled, Counts, Departure, Login};
 pub use settings::{AuthQuerySettings, CertificateUsers, DatabaseEntry, Settings, UserEntry};
 pub use verifiers::Verifiers;
@@ -44,6 +47,7 @@ use crate::net::listen::Listener;
 use crate::net::tls::Acceptor;
 use crate::pool::{Places, Pools};
 use crate::proxy::cancel::{Clients, Order};
+use crate::proxy::console::Console;
 
 /// What follows from the configuration, as it was read once.
 pub struct Edition {
@@ -88,6 +92,25 @@ pub struct Proxy {
     pub counts: Counts,
     /// Numbers for clients.
     next_client: AtomicU64,
+    /// Who serves at the console, once there is somebody.
+    console: OnceLock<Arc<dyn Console>>,
+    /// That somebody has asked us to go.
+    goodbye: Goodbye,
+}
+
+/// How we were asked to go, by the console.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Farewell {
+    /// At once.
+    Abrupt,
+    /// As by a signal: draining first.
+    Drained,
+}
+
+#[derive(Default)]
+struct Goodbye {
+    asked: Mutex<Option<Farewell>>,
+    heard: Notify,
 }
 
 impl Proxy {
@@ -103,6 +126,32 @@ impl Proxy {
             drain: Drain::default(),
             counts: Counts::default(),
             next_client: AtomicU64::new(1),
+            console: OnceLock::new(),
+            goodbye: Goodbye::default(),
+        }
+    }
+
+    /// Who serves at the console from now on.
+    pub fn open_console(&self, console: Arc<dyn Console>) {
+        let _ = self.console.set(console);
+    }
+
+    /// Asks the process to go.
+    pub fn ask_to_go(&self, how: Farewell) {
+        *self.goodbye.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+        self.goodbye.heard.notify_waiters();
+    }
+
+    /// Waits until somebody asks the process to go.
+    ///
+    /// Cancel safe.
+    pub async fn asked_to_go(&self) -> Farewell {
+        loop {
+            let heard = self.goodbye.heard.notified();
+            if let Some(how) = self.goodbye.asked.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return how;
+            }
+            heard.await;
         }
     }
 
@@ -180,6 +229,7 @@ impl Proxy {
 
     /// Tells every client to leave at its next transaction boundary.
     pub fn dismiss(&self) {
+        self.drain.dismiss();
         self.clients.order_all(Order::Leave);
     }
 

@@ -12,6 +12,7 @@ use crate::auth::rules::{Demand, Rule};
 use crate::auth::{Method, Secret};
 use crate::names::CertificateName;
 use crate::pool::{self, PasswordSource};
+use crate::proxy::console;
 use crate::session::{IdentitySettings, Rules};
 
 /// `[listen]`, the part that is about clients.
@@ -35,8 +36,12 @@ pub struct Settings {
     pub client_idle_timeout: Option<Duration>,
     /// Startup parameters that are accepted and not passed on.
     pub ignore_startup_parameters: Vec<String>,
-    /// Longest the last transactions may take once the process is told to end.
+    /// How long clients are still let in once the process is told to end.
+    pub drain_grace: Duration,
+    /// Longest the last transactions may take after that.
     pub drain_timeout: Duration,
+    /// The console.
+    pub console: console::Settings,
 }
 
 impl Default for Settings {
@@ -51,7 +56,9 @@ impl Default for Settings {
             login_timeout: Duration::from_secs(15),
             client_idle_timeout: None,
             ignore_startup_parameters: Vec::new(),
+            drain_grace: Duration::ZERO,
             drain_timeout: Duration::from_secs(20),
+            console: console::Settings::default(),
         }
     }
 }

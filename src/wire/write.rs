@@ -155,6 +155,30 @@ pub fn row_description(out: &mut BytesMut, columns: &[&str]) {
     });
 }
 
+/// RowDescription of columns of these types, in these formats.
+pub fn typed_row_description(out: &mut BytesMut, columns: &[(&str, u32, u16)]) {
+    frame(out, b'T', |out| {
+        for (name, oid, format) in counted(out, columns) {
+            cstring(out, name.as_bytes());
+            out.put_u32(0); // no table
+            out.put_u16(0); // no column of it
+            out.put_u32(*oid);
+            out.put_i16(type_len(*oid));
+            out.put_i32(-1); // no type modifier
+            out.put_u16(*format);
+        }
+    });
+}
+
+/// `pg_type.typlen` of the few types that we say ourselves.
+fn type_len(oid: u32) -> i16 {
+    match oid {
+        20 => 8,
+        23 => 4,
+        _ => -1,
+    }
+}
+
 /// DataRow; `None` is NULL.
 pub fn data_row(out: &mut BytesMut, values: &[Option<&[u8]>]) {
     frame(out, b'D', |out| {

@@ -83,4 +83,33 @@ on_every_major! {
         inside.expect_close().await;
         assert!(pgusher.end().await.success());
     }
+
+    async fn newcomers_are_served_through_the_grace_and_then_told(postgres: Postgres) {
+        let mut pgusher = Pgusher::before(&postgres).text("listen", "drain_grace", "700ms").start().await;
+        let mut here = pgusher.client().await;
+
+        pgusher.terminate();
+        pgusher.until_logged("draining").await;
+        let mut late = pgusher.client().await;
+        let served = (here.value("select 'here'").await, late.value("select 'late'").await);
+        let told = (notation(&here.expect_close().await), notation(&late.expect_close().await));
+
+        assert_eq!(served, ("here".into(), "late".into()));
+        assert_eq!(told, ("E(57P01)".into(), "E(57P01)".into()));
+        assert!(pgusher.end().await.success());
+        postgres.until_unused().await;
+    }
+
+    async fn what_runs_at_the_deadline_is_cancelled_on_the_server(postgres: Postgres) {
+        let mut pgusher = Pgusher::before(&postgres).text("listen", "drain_timeout", "300ms").start().await;
+        let mut busy = pgusher.client().await;
+        busy.send([say::query("select pg_sleep(60)")]).await;
+        postgres.until_asleep(1).await;
+
+        pgusher.terminate();
+
+        assert_eq!(notation(&busy.expect_close().await), "E(57P01)");
+        assert!(pgusher.end().await.success());
+        postgres.until_asleep(0).await;
+    }
 }

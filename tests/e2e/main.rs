@@ -17,6 +17,7 @@ mod auth;
 mod auth_query;
 mod cancel;
 mod check;
+mod console;
 mod copy;
 mod crowds;
 mod demo;
