@@ -67,6 +67,41 @@ async fn the_user_is_taken_from_the_name_that_counts_through_the_map() {
     }
 }
 
+#[tokio::test]
+async fn a_rule_asks_for_a_certificate_and_reads_it_through_its_map() {
+    let postgres = Postgres::shared(18).await;
+    let authority = Authority::new();
+    let rules =
+        ["hostssl all app all cert map=m", "hostssl all other all cert", "hostnossl all trusted all trust"];
+    let pgusher = verifying(&postgres, &authority, "prefer")
+        .set("listen", "rules", &format!("{rules:?}"))
+        .set("listen", "maps", r#"["m *.shop \\1"]"#)
+        .start()
+        .await;
+    let owning = |name: &str, user: &str| {
+        let issued = authority.issue(Wanted::named(name), name);
+        pgusher.target().user(user, "").in_tls(authority.ca.client().owning(&issued))
+    };
+
+    for (name, user, is_let_in) in [
+        ("app.shop", "app", true),
+        ("app", "app", false),
+        ("other.shop", "app", false),
+        ("other", "other", true),
+        ("other.shop", "other", false),
+        ("trusted", "trusted", false),
+    ] {
+        assert_eq!(outcome(&owning(name, user)).await.is_ok(), is_let_in, "{name} as {user}");
+    }
+    let nobody = outcome(&pgusher.target().in_tls(anyone())).await.unwrap_err();
+    let plain = outcome(&pgusher.target()).await.unwrap_err();
+    assert_eq!(nobody, "28000 connection requires a valid client certificate");
+    assert!(plain.starts_with("28000 no pg_hba.conf entry") && plain.ends_with("no encryption"), "{plain}");
+    assert_eq!(outcome(&pgusher.target().user("trusted", "")).await, Ok(()));
+    let encrypted = outcome(&pgusher.target().user("trusted", "").in_tls(anyone())).await.unwrap_err();
+    assert!(encrypted.ends_with("SSL encryption"), "{encrypted}");
+}
+
 /// `clientcert=verify-full` beside a password.
 #[tokio::test]
 async fn verify_full_wants_the_password_and_the_name() {
