@@ -366,6 +366,7 @@ fn apply(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
     note("listen.workers", running.workers != read.workers);
     note("log.format", running.log.format != read.log.format);
     note("metrics.listen", running.metrics.listen != read.metrics.listen);
+    note("metrics.compat", running.metrics.compat != read.metrics.compat);
     note("metrics.max_pools", running.metrics.max_pools != read.metrics.max_pools);
     let mut next = read;
     next.workers = running.workers;

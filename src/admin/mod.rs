@@ -5,6 +5,7 @@
 //!    └─► route    which request is for what; the answers
 //!          ├─► health   alive, started, ready
 //!          └─► scrape   every number there is ──► telemetry::page
+//!                ├─► pgbouncer  the same under the names people have dashboards for
 //!                └─► process   what the system says of us
 //! ```
 //!
@@ -17,6 +18,7 @@
 
 mod health;
 pub mod http;
+mod pgbouncer;
 mod process;
 mod route;
 mod scrape;
@@ -25,7 +27,7 @@ mod settings;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use settings::Settings;
+pub use settings::{Compat, Settings};
 
 use crate::admin::health::Health;
 use crate::admin::scrape::Scraper;

@@ -15,16 +15,20 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use crate::admin::pgbouncer;
 use crate::admin::process::Process;
-use crate::admin::settings::Settings;
+use crate::admin::settings::{Compat, Settings};
 use crate::admin::{Admin, Reload};
 use crate::names::PoolKey;
-use crate::pool::{Closing, Connected, Outcome, Pool, Rejection};
-use crate::proxy::{Cancelled, Departure, Login};
-use crate::telemetry::instruments::{Distribution, Latency, Word};
+use crate::pool::{Closing, Connected, Host, Injected, Outcome, Pool, Rejection};
+use crate::proxy::{Cancelled, Catalog, Departure, Login};
+use crate::session::Mode;
+use crate::session::hold::Pin;
+use crate::session::tally::{ERROR_CLASSES, IDENTITY_REFUSALS};
+use crate::telemetry::instruments::{Counter, Distribution, Latency, Word};
 use crate::telemetry::metrics::Metric;
 use crate::telemetry::page::{Family, Format, Labels, Page, cut};
 
@@ -45,6 +49,7 @@ const OTHER: &str = "other";
 
 /// What is remembered from look to look.
 pub(super) struct Scraper {
+    compat: Compat,
     names: Mutex<Names>,
     workers: Mutex<Workers>,
 }
@@ -52,6 +57,7 @@ pub(super) struct Scraper {
 impl Scraper {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
+            compat: settings.compat,
             names: Mutex::new(Names { most: settings.max_pools, ..Names::default() }),
             workers: Mutex::new(Workers { since: Instant::now(), busy: Vec::new() }),
         }
@@ -62,12 +68,19 @@ impl Scraper {
         let now = Instant::now();
         let proxy = &admin.proxy;
         let pools = proxy.pools.all();
-        let read: Vec<_> = pools.iter().map(|pool| (pool.key().clone(), Reading::of(pool, now))).collect();
+        let edition = proxy.edition();
+        let place = |pool: &Pool| match self.compat {
+            Compat::Off => Place::default(),
+            Compat::PgBouncer => Place::of(pool, &edition.catalog),
+        };
+        let reading = |pool: &Arc<Pool>| (pool.key().clone(), Reading::of(pool, place(pool), now));
+        let read = pools.iter().map(reading).collect();
         pools.iter().for_each(|pool| pool.pressure().looked_at());
         let counts = &proxy.counts;
         Snapshot {
+            compat: self.compat,
             pools: self.names.lock().unwrap_or_else(PoisonError::into_inner).name(read),
-            max_clients: proxy.edition().settings.max_clients,
+            max_clients: edition.settings.max_clients,
             reload: (admin.last_reload)(),
             logins: counts.logins.values(),
             login: counts.login.read(),
@@ -105,24 +118,70 @@ impl Workers {
     }
 }
 
+/// Where the servers of a pool are, in PgBouncer's words.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Place {
+    pub(super) host: String,
+    pub(super) port: String,
+    pub(super) database: String,
+    /// Empty if clients are logged in as themselves.
+    pub(super) force_user: String,
+    pub(super) mode: &'static str,
+    /// 0 is no bound.
+    pub(super) max_servers: usize,
+}
+
+impl Place {
+    fn of(pool: &Pool, catalog: &Catalog) -> Self {
+        let (key, recipe) = (pool.key(), pool.recipe());
+        let upstream = &recipe.upstream;
+        let (host, port) = match upstream.hosts.first() {
+            Some(Host::Tcp { host, port }) => (host.clone(), port.to_string()),
+            Some(Host::Unix { directory, port }) => (directory.display().to_string(), port.to_string()),
+            None => Default::default(),
+        };
+        let mode = catalog.seat(&key.database, &key.user).map(|seat| seat.rules.mode);
+        Self {
+            host,
+            port,
+            database: upstream.dbname.clone().unwrap_or_else(|| key.database.to_string()),
+            force_user: upstream.user.clone().unwrap_or_default(),
+            mode: match mode {
+                Some(Mode::Session) => "session",
+                Some(Mode::Statement) => "statement",
+                Some(Mode::Transaction) | None => "transaction",
+            },
+            max_servers: upstream.max_servers.unwrap_or(0),
+        }
+    }
+}
+
 /// What a pool had to say.
 #[derive(Clone, Default, Debug)]
-struct Reading {
-    size: usize,
+pub(super) struct Reading {
+    pub(super) size: usize,
+    /// Beyond `size`.
+    pub(super) reserve: usize,
     max_size: usize,
+    /// Where its servers are: host, port, database, forced user, and how it pools.
+    pub(super) place: Place,
+    /// Times: in transactions, in queries, waiting.
+    pub(super) micros: [u64; 3],
+    /// Transactions, queries.
+    pub(super) done: [u64; 2],
     /// By state.
-    servers: [usize; 5],
+    pub(super) servers: [usize; 5],
     in_use_peak: usize,
     waiting_peak: usize,
     /// By state.
-    clients: [usize; 3],
-    oldest_wait: Duration,
+    pub(super) clients: [usize; 3],
+    pub(super) oldest_wait: Duration,
     exhausted: Duration,
     waits: u64,
     /// From clients, to clients.
-    bytes: [u64; 2],
+    pub(super) bytes: [u64; 2],
     /// By message.
-    statements: [u64; 3],
+    pub(super) statements: [u64; 3],
     reuses: u64,
     rejections: Vec<u64>,
     wait: Vec<Distribution>,
@@ -131,18 +190,28 @@ struct Reading {
     connect: Distribution,
     connects: Vec<u64>,
     closes: Vec<u64>,
+    injections: Vec<u64>,
+    refusals: Vec<u64>,
+    pins: Vec<u64>,
+    cleans: u64,
+    errors: Vec<u64>,
 }
 
 impl Reading {
-    fn of(pool: &Pool, now: Instant) -> Self {
+    fn of(pool: &Pool, place: Place, now: Instant) -> Self {
+        let settings = pool.settings();
         let (pressure, stats) = (pool.pressure(), pool.stats());
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let (lent, pinned, waiting) = (pressure.lent.now(), pressure.pinned.now(), pressure.waiting.now());
         let clients = pool.clients();
         let active = lent.min(clients);
         Self {
-            size: pool.settings().size,
+            size: settings.size,
+            reserve: settings.reserve,
             max_size: pool.max_size(),
+            place,
+            micros: [&stats.transaction_time, &stats.query_time, &stats.wait_time].map(of),
+            done: [&stats.transactions, &stats.queries].map(of),
             servers: [
                 lent.saturating_sub(pinned),
                 pool.servers().1,
@@ -166,11 +235,16 @@ impl Reading {
             connect: pressure.connect.read(),
             connects: pressure.connects.values(),
             closes: pressure.closes.values(),
+            injections: pressure.injections.values(),
+            refusals: pressure.refusals.iter().map(Counter::value).collect(),
+            pins: pressure.pins.iter().map(Counter::value).collect(),
+            cleans: pressure.cleans.value(),
+            errors: pressure.errors.iter().map(Counter::value).collect(),
         }
     }
 
     /// Servers that somebody has, or that are on their way to or from somebody.
-    fn in_use(&self) -> usize {
+    pub(super) fn in_use(&self) -> usize {
         let [active, _, pinned, _, cancelling] = self.servers;
         active + pinned + cancelling
     }
@@ -180,14 +254,18 @@ impl Reading {
     }
 
     /// The gauges and the counters of both.
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.size += other.size;
+        self.reserve += other.reserve;
         self.max_size += other.max_size;
         self.servers.iter_mut().zip(other.servers).for_each(|(count, more)| *count += more);
         self.in_use_peak += other.in_use_peak;
         self.waiting_peak += other.waiting_peak;
         self.clients.iter_mut().zip(other.clients).for_each(|(count, more)| *count += more);
         self.oldest_wait = self.oldest_wait.max(other.oldest_wait);
+        if self.place.mode.is_empty() {
+            self.place.clone_from(&other.place);
+        }
         self.add_counters(other);
     }
 
@@ -198,11 +276,18 @@ impl Reading {
         self.transaction += &other.transaction;
         self.query += &other.query;
         self.bytes.iter_mut().zip(other.bytes).for_each(|(count, more)| *count += more);
+        self.micros.iter_mut().zip(other.micros).for_each(|(count, more)| *count += more);
+        self.done.iter_mut().zip(other.done).for_each(|(count, more)| *count += more);
         self.statements.iter_mut().zip(other.statements).for_each(|(count, more)| *count += more);
         self.connect += &other.connect;
         add_each(&mut self.rejections, &other.rejections);
         add_each(&mut self.connects, &other.connects);
         add_each(&mut self.closes, &other.closes);
+        add_each(&mut self.injections, &other.injections);
+        add_each(&mut self.refusals, &other.refusals);
+        add_each(&mut self.pins, &other.pins);
+        add_each(&mut self.errors, &other.errors);
+        self.cleans += other.cleans;
         self.wait.resize(self.wait.len().max(other.wait.len()), Distribution::default());
         self.wait.iter_mut().zip(&other.wait).for_each(|(wait, more)| *wait += more);
     }
@@ -215,8 +300,8 @@ fn add_each(counts: &mut Vec<u64>, more: &[u64]) {
 
 /// What a pool is called on the page.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Name {
-    database: String,
+pub(super) struct Name {
+    pub(super) database: String,
     user: String,
 }
 
@@ -225,7 +310,7 @@ impl Name {
         Self { database: cut(&key.database.to_string()), user: cut(&key.user.to_string()) }
     }
 
-    fn labels(&self) -> Labels {
+    pub(super) fn labels(&self) -> Labels {
         Labels::of(&[("database", &self.database), ("user", &self.user)])
     }
 }
@@ -275,8 +360,9 @@ impl Names {
 
 /// Everything, as it was in one moment.
 pub(super) struct Snapshot {
-    pools: BTreeMap<Name, Reading>,
-    max_clients: usize,
+    compat: Compat,
+    pub(super) pools: BTreeMap<Name, Reading>,
+    pub(super) max_clients: usize,
     reload: Reload,
     logins: Vec<u64>,
     login: Distribution,
@@ -295,6 +381,9 @@ impl Snapshot {
         self.write_pools(&mut page);
         self.write_clients(&mut page);
         self.write_process(&mut page);
+        if self.compat == Compat::PgBouncer {
+            pgbouncer::write(self, &mut page);
+        }
         page.finish()
     }
 
@@ -358,6 +447,11 @@ impl Snapshot {
         words!(SERVER_CONNECTS, Connected::WORDS, |pool| pool.connects.clone());
         words!(SERVER_CLOSES, Closing::WORDS, |pool| pool.closes.clone());
         value!(SERVER_REUSES, |pool| pool.reuses);
+        words!(SERVER_ERRORS, &ERROR_CLASSES, |pool| pool.errors.clone());
+        words!(INJECTIONS, Injected::WORDS, |pool| pool.injections.clone());
+        words!(REFUSALS, &IDENTITY_REFUSALS, |pool| pool.refusals.clone());
+        words!(PINS, &Pin::ALL.map(Pin::name), |pool| pool.pins.clone());
+        value!(CLEANS, |pool| pool.cleans);
         words!(BYTES, &DIRECTIONS, |pool| pool.bytes);
         words!(STATEMENTS, &MESSAGES, |pool| pool.statements);
         words!(CLIENTS, &CLIENT_STATES, |pool| pool.clients);

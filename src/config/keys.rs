@@ -191,6 +191,7 @@ identity_rows! {
 
 const METRICS: &[Row<admin::Settings>] = &[
     Row("listen", |it| listener(&mut it.listen, METRICS_PORT)),
+    Row("compat", |it| choice(&mut it.compat)),
     Row("max_pools", |it| count(&mut it.max_pools, 0..=10_000)),
 ];
 

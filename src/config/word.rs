@@ -7,6 +7,7 @@
 //! # Refuses
 //! Synonyms, and any other case than lower.
 
+use crate::admin::Compat;
 use crate::auth::Method;
 use crate::config::value::{Value, quoted};
 use crate::names::CertificateName;
@@ -67,6 +68,10 @@ impl Choice for CertificateName {
         ("san-email", Self::Email),
         ("san-uri", Self::Uri),
     ];
+}
+
+impl Choice for Compat {
+    const WORDS: &[(&str, Self)] = &[("off", Self::Off), ("pgbouncer", Self::PgBouncer)];
 }
 
 impl Choice for Form {
@@ -160,6 +165,7 @@ mod tests {
     fn the_default_comes_first_and_every_word_is_understood() {
         check::<BindingPolicy>();
         check::<CertificateName>();
+        check::<Compat>();
         check::<Form>();
         check::<Method>();
         check::<Missing>();

@@ -53,7 +53,7 @@ pub use lease::Lease;
 pub use life::{Doing, Glimpse, Life};
 pub use manager::Shared;
 pub use places::{Place, Places};
-pub use pressure::{Closing, Connected, Outcome, Pressure, Rejection};
+pub use pressure::{Closing, Connected, Injected, Outcome, Pressure, Rejection};
 pub use recipe::Recipe;
 pub use secrets::Secrets;
 pub use server::{Aim, CancelTarget, Server, Vitality};

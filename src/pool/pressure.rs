@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::session::hold::Pin;
+use crate::session::tally::{ERROR_CLASSES, IDENTITY_REFUSALS};
 use crate::telemetry::instruments::{Counter, Latency, Level, Tally, words};
 
 words! {
@@ -53,6 +55,18 @@ words! {
         /// Nobody listens there.
         Unreachable = "unreachable",
         /// It broke, or there is nothing to log in with.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// What became of the words that come before a client's.
+    pub enum Injected {
+        /// They were committed.
+        Ok = "ok",
+        /// They were cut short by a cancel request of the client's.
+        Cancelled = "cancelled",
+        /// They failed; nothing of the client's ran.
         Failed = "failed",
     }
 }
@@ -108,6 +122,16 @@ pub struct Pressure {
     pub connects: Tally<Connected>,
     /// How long it took where it succeeded.
     pub connect: Latency,
+    /// Transactions for which the identity was said.
+    pub injections: Tally<Injected>,
+    /// Statements refused for the sake of the identity.
+    pub refusals: [Counter; IDENTITY_REFUSALS.len()],
+    /// Servers that a client began to keep, by why.
+    pub pins: [Counter; Pin::ALL.len()],
+    /// Servers cleaned after a client.
+    pub cleans: Counter,
+    /// Errors servers have said to clients.
+    pub errors: [Counter; ERROR_CLASSES.len()],
     /// Servers closed.
     pub closes: Tally<Closing>,
     queue: Mutex<Queue>,
@@ -157,6 +181,13 @@ impl Pressure {
     /// Whether every server is busy now; that it matters is for the queue to say.
     pub(super) fn note(&self, is_busy: bool, now: Instant) {
         self.queue().note(is_busy, now);
+    }
+
+    /// A client keeps its server for this reason from now on.
+    pub fn pinned_by(&self, pin: Pin) {
+        if let Some(count) = self.pins.get(pin as usize) {
+            count.increment();
+        }
     }
 
     /// Somebody has looked at the peaks.

@@ -25,7 +25,7 @@ use crate::auth::{Method, Secret};
 use crate::drain::Present;
 use crate::names::ClientId;
 use crate::net::{Peer, Stream};
-use crate::pool::{Doing, Lease, Tally};
+use crate::pool::{Doing, Injected, Lease, Tally};
 use crate::proxy::Proxy;
 use crate::proxy::cancel::{Found, Order, deliver};
 use crate::proxy::catalog::Seat;
@@ -39,6 +39,7 @@ use crate::session::exchange::Loss;
 use crate::session::idle::{self, Idle};
 use crate::session::violation::Side;
 use crate::session::{Adoption, Clean, ClientState, MustLogInAnew, Outcome, Refusal, TokenFault};
+use crate::telemetry::instruments::Counter;
 use crate::token::has_passed;
 
 /// Times a turn is begun again when none of the client's words were executed.
@@ -238,7 +239,7 @@ impl Client {
         if self.is_behind() {
             return Poll::Ready(Wish::News);
         }
-        let Guest { peer, state, entry, .. } = &mut self.record.guest;
+        let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
         let handle = &entry.handle;
         loop {
             match idle::answer(state, &mut peer.buffers, self.held.is_some()) {
@@ -251,6 +252,10 @@ impl Client {
                 Ok(Idle::NeedServer) => return Poll::Ready(Wish::Server),
                 Ok(Idle::NeedVerdict(token)) => return Poll::Ready(Wish::Verdict(token)),
                 Err(violation) => return Poll::Ready(Wish::End(Ended::ClientViolation(violation))),
+            }
+            if !state.counts.refusals.is_empty() {
+                let refusals = std::mem::take(&mut state.counts.refusals);
+                Counter::add_each(&member.pool().pressure().refusals, &refusals.each());
             }
             // One that was admitted after the others were told to leave has not been told.
             let must_leave = handle.is_ordered(Order::Leave) || self.proxy.drain.is_leaving();
@@ -348,7 +353,7 @@ impl Client {
         let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
         let server = &mut *lease;
         server.cancel.life.lend(self.record.id, Instant::now());
-        let answered = server.exchange.answered();
+        let (answered, swept, pinned) = (server.exchange.answered(), server.exchange.sweeps(), state.pins);
         let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
         server.exchange.begin(state, told, &mut server.state, outbox);
         let mut watch = Watch::new(&state.rules);
@@ -365,6 +370,18 @@ impl Client {
             break result;
         };
         let queries = server.exchange.answered().saturating_sub(answered);
+        let pressure = member.pool().pressure();
+        pressure.cleans.add(server.exchange.sweeps().saturating_sub(swept));
+        Counter::add_each(&pressure.errors, &server.exchange.take_errors().each());
+        state.pins.iter().filter(|pin| !pinned.contains(*pin)).for_each(|pin| pressure.pinned_by(pin));
+        if state.rules.identity.enabled {
+            let was_cancelled = entry.handle.was_cancelled();
+            pressure.injections.count(match &result {
+                Ok(Outcome::Unwound(..)) if was_cancelled => Injected::Cancelled,
+                Ok(Outcome::Unwound(..)) => Injected::Failed,
+                Ok(_) | Err(_) => Injected::Ok,
+            });
+        }
         self.count(queries, watch.times());
         match result {
             Ok(outcome) => self.conclude(outcome, lease, watch.times().0).await,
@@ -377,6 +394,7 @@ impl Client {
         let Guest { peer, state, member, entry, .. } = &mut self.record.guest;
         entry.handle.has_statements(state.statement_count());
         let counts = std::mem::take(&mut state.counts);
+        Counter::add_each(&member.pool().pressure().refusals, &counts.refusals.each());
         let (received, sent) = peer.traffic();
         let (before_received, before_sent) = std::mem::replace(&mut self.record.counted, (received, sent));
         let pressure = member.pool().pressure();
@@ -607,6 +625,7 @@ fn note_slipped(client: ClientId, lease: &mut Lease) {
 /// Cancels what runs, rolls back what is open, sweeps what is left; a server that will not come back in time is closed.
 async fn recover(client: ClientId, mut lease: Lease, mut state: ClientState, aim: Option<crate::pool::Aim>) {
     let limit = lease.pool().settings().clean_timeout;
+    let swept = lease.exchange.sweeps();
     let result = timeout(limit, async {
         let cancelled = async {
             if let Some(aim) = aim {
@@ -617,6 +636,7 @@ async fn recover(client: ClientId, mut lease: Lease, mut state: ClientState, aim
     })
     .await;
     note_slipped(client, &mut lease);
+    lease.pool().pressure().cleans.add(lease.exchange.sweeps().saturating_sub(swept));
     match result {
         Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, Some(clean)))) => lease.release(clean),
         result => {

@@ -21,6 +21,7 @@ use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::{self, ClientStatements, Interner, Named};
 use crate::session::settings::{IdentitySettings, Nth, Rules};
 use crate::session::sql::{self, Command, Hints, Reading};
+use crate::session::tally::Refusals;
 use crate::session::violation::TokenFault;
 use crate::wire::write;
 
@@ -77,7 +78,7 @@ pub enum Adoption {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MustLogInAnew;
 
-/// What was done for prepared statements in one turn.
+/// What was done in one turn.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counts {
     /// Parse messages of the client for named statements.
@@ -86,6 +87,8 @@ pub struct Counts {
     pub server_parses: u32,
     /// Bind messages for named statements.
     pub binds: u32,
+    /// Statements refused for the sake of the identity.
+    pub refusals: Refusals,
 }
 
 /// The unnamed statement: its definition, and what was read of it.

@@ -47,6 +47,7 @@ use crate::session::prepared::{Named, Statement};
 use crate::session::server::ServerState;
 use crate::session::settings::{Mode, Scope, SetPolicy, StatePolicy};
 use crate::session::sql::Hints;
+use crate::session::tally::Errors;
 use crate::session::transaction::Status;
 use crate::session::violation::Violation;
 use crate::wire::Buffers;
@@ -241,6 +242,8 @@ pub struct Exchange {
     questions: u8,
     /// Units of the client's answered so far: a new one is a new query for its deadline.
     answered: u64,
+    sweeps: u64,
+    errors: Errors,
 }
 
 impl Exchange {
@@ -419,6 +422,16 @@ impl Exchange {
     /// Units of the client's answered so far.
     pub fn answered(&self) -> u64 {
         self.answered
+    }
+
+    /// How often the server has been cleaned.
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps
+    }
+
+    /// The errors it has said to its client since this was last asked.
+    pub fn take_errors(&mut self) -> Errors {
+        std::mem::take(&mut self.errors)
     }
 
     /// Whether the server is at work for the client.
@@ -607,6 +620,7 @@ impl Exchange {
 
     fn sweep(&mut self, with_statements: bool, outbox: &mut BytesMut) -> Option<Outcome> {
         self.phase = Phase::Sweeping { with_statements };
+        self.sweeps += 1;
         self.question_failed = None;
         self.ask_own(outbox, |outbox| inspect::sweep(outbox, with_statements));
         None

@@ -90,12 +90,16 @@ pub fn answer(client: &mut ClientState, buffers: &mut Buffers, holds: bool) -> R
             Answer::Left => return Ok(Idle::Left),
             Answer::More => return Ok(Idle::NeedMore),
             Answer::Verdict(token) => return Ok(Idle::NeedVerdict(token)),
-            Answer::Refused(refusal, name) => fail(client, buffers, &refusal.report(&name)),
+            Answer::Refused(refusal, name) => {
+                client.counts.refusals.count(refusal);
+                fail(client, buffers, &refusal.report(&name));
+            }
             Answer::Server if !is_known(header.tag) => {
                 return Err(Violation::Unexpected(Side::Client, header.tag));
             }
             Answer::Server if lacks_identity(client) => {
-                fail(client, buffers, &Refusal::NoIdentity.report(b""))
+                client.counts.refusals.count(Refusal::NoIdentity);
+                fail(client, buffers, &Refusal::NoIdentity.report(b""));
             }
             Answer::Server => return Ok(Idle::NeedServer),
         }
@@ -104,6 +108,7 @@ pub fn answer(client: &mut ClientState, buffers: &mut Buffers, holds: bool) -> R
 
 /// Answers the frame at the front of the inbox with a refusal, and drops it.
 pub fn refuse(client: &mut ClientState, buffers: &mut Buffers, refusal: Refusal) {
+    client.counts.refusals.count(refusal);
     fail(client, buffers, &refusal.report(b""));
 }
 

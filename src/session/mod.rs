@@ -33,6 +33,7 @@ pub mod role;
 pub mod server;
 mod settings;
 pub mod sql;
+pub mod tally;
 pub mod transaction;
 pub mod violation;
 

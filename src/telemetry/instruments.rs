@@ -34,6 +34,13 @@ impl Counter {
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Adds to each its own.
+    pub fn add_each(counters: &[Self], counts: &[u16]) {
+        for (counter, count) in counters.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            counter.add(u64::from(*count));
+        }
+    }
 }
 
 /// The values that a label may have: a closed set.

@@ -81,6 +81,11 @@ catalogue! {
         SERVER_CONNECTS: Counter "pgusher_server_connects_total" ["database", "user", "result"] "", "Connections to servers: ok, refused (the server said no), timed_out, unreachable, failed (broken, or nothing to log in with).";
         SERVER_CLOSES: Counter "pgusher_server_closes_total" ["database", "user", "reason"] "", "Servers closed, and why.";
         SERVER_REUSES: Counter "pgusher_server_reuses_total" ["database", "user"] "", "Servers lent that had been lent before.";
+        SERVER_ERRORS: Counter "pgusher_server_errors_total" ["database", "user", "sqlstate_class"] "", "Errors that servers have said to clients, by the first two characters of their SQLSTATE.";
+        INJECTIONS: Counter "pgusher_identity_injections_total" ["database", "user", "result"] "", "Transactions before which the identity was said: ok, cancelled (by the client, meanwhile), failed (the server refused it or the settings said with it; nothing of the client ran).";
+        REFUSALS: Counter "pgusher_identity_refusals_total" ["database", "user", "reason"] "", "Statements refused to keep identities apart: channel (not to be set this way), expired (its token has), missing (none, where one is demanded), pattern (a value that does not fit), token (one that proves nothing), unclear (a statement that would change it in a way that cannot be followed).";
+        PINS: Counter "pgusher_session_pins_total" ["database", "user", "reason"] "", "Clients that began to keep their server for what they left there: advisory_lock, hold_cursor, listen, prepare, role, setting, temporary.";
+        CLEANS: Counter "pgusher_session_cleans_total" ["database", "user"] "", "Servers cleaned because a client left something there.";
         BYTES: Counter "pgusher_client_bytes_total" ["database", "user", "direction"] "", "Bytes received from clients and sent to them.";
         STATEMENTS: Counter "pgusher_prepared_statement_messages_total" ["database", "user", "message"] "", "Messages for named prepared statements: client_parse, server_parse (those a server had not seen yet), client_bind.";
         CLIENTS: Gauge "pgusher_clients" ["database", "user", "state"] "", "Clients now: active (with a server), waiting for one, idle.";
@@ -105,13 +110,59 @@ catalogue! {
     }
 }
 
+/// The names of prometheus-community's pgbouncer_exporter, served with `metrics.compat = "pgbouncer"`.
+pub mod pgbouncer {
+    use super::{Kind, Metric};
+
+    catalogue! {
+        /// All of them, in the order of the page.
+        CATALOGUE {
+            UP: Gauge "pgbouncer_up" [] "", "1.";
+            VERSION: Gauge "pgbouncer_version_info" ["version"] "", "1; which version this is.";
+            MAX_CLIENTS: Gauge "pgbouncer_config_max_client_connections" [] "", "listen.max_clients.";
+            POOLS: Gauge "pgbouncer_pools" [] "", "Pools.";
+            USED_CLIENTS: Gauge "pgbouncer_used_clients" [] "", "Clients.";
+            FREE_SERVERS: Gauge "pgbouncer_free_servers" [] "", "Idle servers.";
+            USED_SERVERS: Gauge "pgbouncer_used_servers" [] "", "Servers in use or connecting.";
+            POOL_CLIENT_ACTIVE: Gauge "pgbouncer_pools_client_active_connections" ["database", "user"] "", "Clients with a server, or idle.";
+            POOL_CLIENT_ACTIVE_CANCEL: Gauge "pgbouncer_pools_client_active_cancel_connections" ["database", "user"] "", "0.";
+            POOL_CLIENT_WAITING: Gauge "pgbouncer_pools_client_waiting_connections" ["database", "user"] "", "Clients waiting for a server.";
+            POOL_CLIENT_WAITING_CANCEL: Gauge "pgbouncer_pools_client_waiting_cancel_connections" ["database", "user"] "", "0.";
+            POOL_SERVER_ACTIVE: Gauge "pgbouncer_pools_server_active_connections" ["database", "user"] "", "Servers linked to a client.";
+            POOL_SERVER_ACTIVE_CANCEL: Gauge "pgbouncer_pools_server_active_cancel_connections" ["database", "user"] "", "0.";
+            POOL_SERVER_BEING_CANCELED: Gauge "pgbouncer_pools_server_being_canceled_connections" ["database", "user"] "", "Servers waiting for a cancel request to arrive.";
+            POOL_SERVER_IDLE: Gauge "pgbouncer_pools_server_idle_connections" ["database", "user"] "", "Idle servers.";
+            POOL_SERVER_USED: Gauge "pgbouncer_pools_server_used_connections" ["database", "user"] "", "0.";
+            POOL_SERVER_TESTING: Gauge "pgbouncer_pools_server_testing_connections" ["database", "user"] "", "0.";
+            POOL_SERVER_LOGIN: Gauge "pgbouncer_pools_server_login_connections" ["database", "user"] "", "Servers being connected.";
+            POOL_MAXWAIT: Gauge "pgbouncer_pools_client_maxwait_seconds" ["database", "user"] "seconds", "How long the client has waited that has waited longest.";
+            DATABASE_POOL_SIZE: Gauge "pgbouncer_databases_pool_size" ["name", "host", "port", "database", "force_user", "pool_mode"] "", "Servers each of its pools may have.";
+            DATABASE_RESERVE: Gauge "pgbouncer_databases_reserve_pool" ["name", "host", "port", "database", "force_user", "pool_mode"] "", "Servers beyond that.";
+            DATABASE_MAX: Gauge "pgbouncer_databases_max_connections" ["name", "host", "port", "database", "force_user", "pool_mode"] "", "max_servers; 0 is no bound.";
+            DATABASE_CURRENT: Gauge "pgbouncer_databases_current_connections" ["name", "host", "port", "database", "force_user", "pool_mode"] "", "Servers.";
+            DATABASE_PAUSED: Gauge "pgbouncer_databases_paused" ["name", "host", "port", "database", "force_user", "pool_mode"] "", "1 if it is paused.";
+            DATABASE_DISABLED: Gauge "pgbouncer_databases_disabled" ["name", "host", "port", "database", "force_user", "pool_mode"] "", "1 if it is disabled.";
+            STATS_QUERIES: Counter "pgbouncer_stats_totals_queries_pooled_total" ["database"] "", "Queries.";
+            STATS_QUERY_TIME: Counter "pgbouncer_stats_totals_queries_duration_seconds_total" ["database"] "seconds", "Time of queries.";
+            STATS_RECEIVED: Counter "pgbouncer_stats_totals_received_bytes_total" ["database"] "bytes", "Bytes from clients.";
+            STATS_SENT: Counter "pgbouncer_stats_totals_sent_bytes_total" ["database"] "bytes", "Bytes to clients.";
+            STATS_WAIT: Counter "pgbouncer_stats_totals_client_wait_seconds_total" ["database"] "seconds", "Time clients waited for a server.";
+            STATS_TRANSACTIONS: Counter "pgbouncer_stats_totals_sql_transactions_pooled_total" ["database"] "", "Transactions.";
+            STATS_TRANSACTION_TIME: Counter "pgbouncer_stats_totals_server_in_transaction_seconds_total" ["database"] "seconds", "Time servers were lent for.";
+            STATS_CLIENT_PARSES: Counter "pgbouncer_stats_totals_client_parses_total" ["database"] "", "Parse messages of clients for named statements.";
+            STATS_SERVER_PARSES: Counter "pgbouncer_stats_totals_server_parses_total" ["database"] "", "Parse messages to servers for them.";
+            STATS_BINDS: Counter "pgbouncer_stats_totals_binds_total" ["database"] "", "Bind messages for named statements.";
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_follow_the_conventions_of_prometheus() {
-        for metric in CATALOGUE {
+        for metric in CATALOGUE.iter().chain(pgbouncer::CATALOGUE) {
             let (name, is_total) = (metric.name, metric.name.ends_with("_total"));
             assert_eq!(is_total, metric.kind == Kind::Counter, "{name}");
             let stem = name.strip_suffix("_total").unwrap_or(name);
@@ -122,7 +173,8 @@ mod tests {
 
     #[test]
     fn no_name_is_there_twice() {
-        let mut names: Vec<_> = CATALOGUE.iter().map(|metric| metric.name).collect();
+        let mut names: Vec<_> =
+            CATALOGUE.iter().chain(pgbouncer::CATALOGUE).map(|metric| metric.name).collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();

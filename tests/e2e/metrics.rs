@@ -6,32 +6,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::harness::http::{self, Answer, converse};
 use crate::harness::port::Port;
 use crate::harness::{DelayProxy, PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
 
-/// What an HTTP server said.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    header: String,
-    body: String,
-}
-
-/// Sends these bytes and reads to the end.
-async fn converse(pgusher: &Pgusher, request: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(pgusher.metrics()).await.expect("it listens");
-    let _ = stream.write_all(request).await; // it may have heard enough before the end
-    let mut said = Vec::new();
-    let reading = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;
-    let _ = reading.expect("it closes"); // a reset is an end as well
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let (header, body) = said.split_once("\r\n\r\n").unwrap_or((&said, ""));
-    let status = header.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Answer { status, header: header.into(), body: body.into() }
-}
-
 async fn get(pgusher: &Pgusher, path: &str) -> Answer {
-    converse(pgusher, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await
+    http::get(pgusher.metrics(), path).await
 }
 
 /// The numbers, by series as it is written.
@@ -231,12 +211,51 @@ async fn openmetrics_is_served_to_those_who_ask_for_it() {
     let accept =
         "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
 
-    let page =
-        converse(&pgusher, format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n\r\n").as_bytes()).await;
+    let page = converse(
+        pgusher.metrics(),
+        format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n\r\n").as_bytes(),
+    )
+    .await;
 
     assert!(page.header.contains("application/openmetrics-text; version=1.0.0"), "{}", page.header);
     assert!(page.body.ends_with("# EOF\n"), "{}", page.body);
     assert!(page.body.contains("# TYPE pgusher_client_logins counter\n"), "{}", page.body);
+}
+
+#[tokio::test]
+async fn the_names_of_pgbouncers_exporter_are_served_on_demand() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres)
+        .set("pool", "min", "0")
+        .text("metrics", "compat", "pgbouncer")
+        .metrics()
+        .start()
+        .await;
+    let mut client = pgusher.client().await;
+    client.value("select 1").await;
+    client.rows("begin").await;
+
+    let numbers = scrape(&pgusher).await;
+
+    let own = postgres.database();
+    let address = postgres.address();
+    let of_database = format!(
+        "{{name=\"{own}\",host=\"127.0.0.1\",port=\"{}\",database=\"{own}\",force_user=\"\",pool_mode=\"transaction\"}}",
+        address.port()
+    );
+    let expected = [
+        ("pgbouncer_up".to_owned(), 1.0),
+        (format!("pgbouncer_pools_client_active_connections{{database=\"{own}\",user=\"app\"}}"), 1.0),
+        (format!("pgbouncer_pools_server_active_connections{{database=\"{own}\",user=\"app\"}}"), 1.0),
+        (format!("pgbouncer_pools_client_waiting_connections{{database=\"{own}\",user=\"app\"}}"), 0.0),
+        (format!("pgbouncer_databases_pool_size{of_database}"), 20.0),
+        (format!("pgbouncer_databases_current_connections{of_database}"), 1.0),
+        (format!("pgbouncer_stats_totals_sql_transactions_pooled_total{{database=\"{own}\"}}"), 1.0),
+    ];
+    for (series, value) in expected {
+        assert_eq!(numbers.get(&series), Some(&value), "{series} in {:#?}", numbers.keys());
+    }
+    assert!(numbers.contains_key("pgusher_draining"), "besides our own");
 }
 
 #[tokio::test]
@@ -304,7 +323,7 @@ async fn nonsense_is_refused_and_clients_are_served() {
         (b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n", &[200]),
         (b"GET /livez HTTP/1.0\r\n\r\n", &[200]),
     ] {
-        let answer = converse(&pgusher, request).await;
+        let answer = converse(pgusher.metrics(), request).await;
         let shown = String::from_utf8_lossy(&request[..request.len().min(40)]).into_owned();
         assert!(expected.contains(&answer.status), "{shown:?}: {answer:?}");
     }
@@ -378,4 +397,42 @@ async fn a_port_that_is_taken_is_an_error_at_start() {
         "{said}"
     );
     assert!(said.contains("PGUSHER_METRICS_LISTEN"), "{said}");
+}
+
+#[tokio::test]
+async fn identities_pins_and_errors_are_counted_by_why() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher =
+        Pgusher::before(&postgres).identity().text("identity", "missing", "deny").metrics().start().await;
+    let mut client = pgusher.client().await;
+
+    let refused = notation(&client.query("select 1").await);
+    let wrong = notation(&client.query("set app.current_user_id = 'nobody'").await);
+    let mut counted_at_once = scrape(&pgusher).await;
+    counted_at_once.retain(|series, count| series.contains("identity_refusals") && *count > 0.0);
+    client.query("set app.current_user_id = '00000000-0000-0000-0000-000000000001'").await;
+    client.value("select 1").await;
+    let failed = notation(&client.query("select 1/0").await);
+    client.query("listen here").await;
+    client.query("unlisten *").await;
+    // The server is asked and cleaned after the client has its answer.
+    let numbers = eventually("the server is clean", PATIENCE, async || {
+        let numbers = scrape(&pgusher).await;
+        (of_pool(&numbers, &postgres, "session_cleans_total", "") == 1.0).then_some(numbers)
+    })
+    .await;
+
+    assert_eq!(
+        (refused.as_str(), wrong.as_str(), failed.as_str()),
+        ("E(28000) Z(I)", "E(22023) Z(I)", "E(22012) Z(I)")
+    );
+    assert_eq!(counted_at_once.values().copied().collect::<Vec<_>>(), [1.0, 1.0], "{counted_at_once:?}");
+    let of = |name, more| of_pool(&numbers, &postgres, name, more);
+    assert_eq!(of("identity_refusals_total", ",reason=\"missing\""), 1.0);
+    assert_eq!(of("identity_refusals_total", ",reason=\"pattern\""), 1.0);
+    assert_eq!(of("identity_injections_total", ",result=\"ok\""), 4.0);
+    assert_eq!(of("identity_injections_total", ",result=\"failed\""), 0.0);
+    assert_eq!(of("server_errors_total", ",sqlstate_class=\"22\""), 1.0);
+    assert_eq!(of("session_pins_total", ",reason=\"listen\""), 1.0);
+    assert_eq!(of("session_cleans_total", ""), 1.0);
 }

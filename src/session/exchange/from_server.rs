@@ -324,7 +324,11 @@ impl Exchange {
                 self.cursor = 0;
             }
             self.fatal = Some(Loss::Fatal { is_told: !is_hidden });
-            return if is_hidden { Fate::Swallow } else { Fate::Forward };
+            if is_hidden {
+                return Fate::Swallow;
+            }
+            self.errors.count(front.sqlstate);
+            return Fate::Forward;
         }
         let Some(owed) = owed else { return Fate::Forward };
         if matches!(owed.origin, Origin::Prelude(_)) {
@@ -344,9 +348,15 @@ impl Exchange {
         }
         self.is_copying_in = false;
         match owed.origin {
-            Origin::Refused(refusal) => Fate::Replace(refusal),
+            Origin::Refused(refusal) => {
+                client.counts.refusals.count(refusal);
+                Fate::Replace(refusal)
+            }
             Origin::Injected if owed.answer == Answer::Query => Fate::Swallow,
-            _ => Fate::Forward,
+            _ => {
+                self.errors.count(front.sqlstate);
+                Fate::Forward
+            }
         }
     }
 
