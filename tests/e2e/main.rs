@@ -13,6 +13,7 @@ mod harness;
 
 mod harness_selftest;
 
+mod alerts;
 mod auth;
 mod auth_query;
 mod cancel;
