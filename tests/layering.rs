@@ -93,7 +93,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         room: "admin",
-        inside: &["names", "session", "pool", "drain", "proxy", "telemetry"],
+        inside: &["names", "session", "net", "pool", "drain", "proxy", "telemetry"],
         outside: &["bytes", "http_body_util", "hyper", "hyper_util", "rustix", "tokio", "tracing"],
     },
     Row { room: "cli", inside: &[], outside: &["clap"] },

@@ -16,15 +16,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::admin::pgbouncer;
 use crate::admin::process::Process;
 use crate::admin::settings::{Compat, Settings};
 use crate::admin::{Admin, Reload};
 use crate::names::PoolKey;
+use crate::net::tls::Handshake;
 use crate::pool::{Closing, Connected, Host, Injected, Outcome, Pool, Rejection};
-use crate::proxy::{Cancelled, Catalog, Departure, Login};
+use crate::proxy::{Cancelled, Catalog, Departure, Edition, Login, Proxy};
 use crate::session::Mode;
 use crate::session::hold::Pin;
 use crate::session::tally::{ERROR_CLASSES, IDENTITY_REFUSALS};
@@ -82,6 +83,8 @@ impl Scraper {
             pools: self.names.lock().unwrap_or_else(PoisonError::into_inner).name(read),
             max_clients: edition.settings.max_clients,
             reload: (admin.last_reload)(),
+            handshakes: [counts.handshakes.values(), proxy.pools.connectors().handshakes().values()],
+            expiries: expiries(proxy, &edition),
             logins: counts.logins.values(),
             login: counts.login.read(),
             departures: counts.departures.values(),
@@ -364,6 +367,10 @@ pub(super) struct Snapshot {
     pub(super) pools: BTreeMap<Name, Reading>,
     pub(super) max_clients: usize,
     reload: Reload,
+    /// Of clients, of servers.
+    handshakes: [Vec<u64>; 2],
+    /// When certificates end, by file.
+    expiries: BTreeMap<String, SystemTime>,
     logins: Vec<u64>,
     login: Distribution,
     departures: Vec<u64>,
@@ -380,6 +387,7 @@ impl Snapshot {
         let mut page = Page::new(format);
         self.write_pools(&mut page);
         self.write_clients(&mut page);
+        self.write_tls(&mut page);
         self.write_process(&mut page);
         if self.compat == Compat::PgBouncer {
             pgbouncer::write(self, &mut page);
@@ -467,6 +475,26 @@ impl Snapshot {
         page.family(&of::CANCELS).words(&none, Cancelled::WORDS, &self.cancels);
     }
 
+    fn write_tls(&self, page: &mut Page) {
+        use crate::telemetry::metrics as of;
+        let mut family = page.family(&of::TLS_HANDSHAKES);
+        for (side, counts) in ["client", "server"].into_iter().zip(&self.handshakes) {
+            for (result, resumed, handshake) in [
+                ("ok", "false", Handshake::Full),
+                ("ok", "true", Handshake::Resumed),
+                ("failed", "false", Handshake::Failed),
+            ] {
+                let labels = Labels::of(&[("side", side), ("result", result), ("resumed", resumed)]);
+                family.value(&labels, counts.get(handshake.index()).copied().unwrap_or(0));
+            }
+        }
+        let mut family = page.family(&of::TLS_EXPIRY);
+        for (file, ends) in &self.expiries {
+            let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default();
+            family.value(&Labels::of(&[("file", file)]), ends.as_secs());
+        }
+    }
+
     fn write_process(&self, page: &mut Page) {
         use crate::telemetry::metrics as of;
         let none = Labels::none();
@@ -490,6 +518,17 @@ impl Snapshot {
         maybe(page, &of::PROCESS_MAX_FDS, process.max_fds);
         maybe(page, &of::PROCESS_START, process.start_seconds);
     }
+}
+
+/// When the certificates end that are shown or believed; of several in one file, the first.
+fn expiries(proxy: &Proxy, edition: &Edition) -> BTreeMap<String, SystemTime> {
+    let own = edition.tls.iter().flat_map(|acceptor| acceptor.expiries());
+    let mut first = BTreeMap::new();
+    for (file, ends) in own.chain(proxy.pools.connectors().expiries()) {
+        let known = first.entry(file.display().to_string()).or_insert(ends);
+        *known = ends.min(*known);
+    }
+    first
 }
 
 /// A value of the process, if the system has one.

@@ -3,6 +3,7 @@
 //! # Refuses
 //! To count what a pool knows: [`crate::pool::Pressure`] does.
 
+use crate::net::tls::Handshake;
 use crate::telemetry::instruments::{Latency, Tally, Word, words};
 
 words! {
@@ -94,6 +95,8 @@ pub struct Counts {
     pub login: Latency,
     /// Those who had been let in, and are gone.
     pub departures: Tally<Departure>,
+    /// How clients' TLS handshakes ended.
+    pub handshakes: Tally<Handshake>,
     /// Cancel requests.
     pub cancels: Tally<Cancelled>,
 }

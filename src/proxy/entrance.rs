@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::auth::{ChannelBinding, Credential, Method, Secret, Verifier};
 use crate::names::{ClientId, ClientKey, Database, PoolKey, Printable, User};
 use crate::net::stream::Remote;
-use crate::net::tls::{Acceptor, Certificate, SslMode};
+use crate::net::tls::{Acceptor, Certificate, Handshake, SslMode};
 use crate::net::{Peer, Stream};
 use crate::pool::{CheckoutError, Member, Place};
 use crate::proxy::admission::{Admission, Applicant, demanded};
@@ -38,6 +38,7 @@ use crate::session::violation::Report;
 use crate::session::{
     ClientState, Grant, Identities, Identity, Nth, Outcome, Parameters, Rules, Subject, TokenFault, Values,
 };
+use crate::telemetry::instruments::Tally;
 use crate::token::Tokens;
 use crate::wire::startup::Replication;
 
@@ -175,7 +176,7 @@ async fn open(proxy: &Proxy, edition: &Edition, mut peer: Peer) -> Opened {
             Ok(None) => {}
             Err(arrival) => return Opened::Turned(Some(peer), arrival),
         }
-        match encrypt(acceptor, peer, &mut opening).await {
+        match encrypt(acceptor, peer, &mut opening, &proxy.counts.handshakes).await {
             Ok(encrypted) => (peer, certificate) = encrypted,
             Err(arrival) => return Opened::Turned(None, arrival),
         }
@@ -187,11 +188,14 @@ async fn encrypt(
     acceptor: Option<&Acceptor>,
     peer: Peer,
     opening: &mut Opening,
+    handshakes: &Tally<Handshake>,
 ) -> Result<(Peer, Option<Certificate>), Arrival> {
     let gone = Arrival::Lost(Login::ClientGone);
     let Some(acceptor) = acceptor else { return Err(gone) };
     let (stream, buffers) = peer.into_parts();
     let accepted = acceptor.accept(stream, &buffers.inbox).await;
+    let is_resumed = accepted.as_ref().map(|accepted| accepted.is_resumed);
+    handshakes.count(is_resumed.map_or(Handshake::Failed, Handshake::done));
     let accepted = accepted.map_err(|error| Arrival::Refused(Login::TlsFailed, format!("TLS: {error}")))?;
     let binding = accepted.end_point.map_or(ChannelBinding::Unavailable, ChannelBinding::TlsServerEndPoint);
     opening.encrypted(binding).map_err(|_| gone)?;

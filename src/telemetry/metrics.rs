@@ -94,6 +94,8 @@ catalogue! {
         CLIENT_LOGIN: Histogram "pgusher_client_login_seconds" [] "seconds", "How long it took to let a client in, from its first byte.";
         CLIENT_DISCONNECTS: Counter "pgusher_client_disconnects_total" ["reason"] "", "Clients that had been let in and are gone.";
         CANCELS: Counter "pgusher_cancels_total" ["result"] "", "Cancel requests: delivered, waiting (its client stopped waiting for a server), nothing (nothing to cancel, or a wrong key), failed.";
+        TLS_HANDSHAKES: Counter "pgusher_tls_handshakes_total" ["side", "result", "resumed"] "", "TLS handshakes with clients and with servers.";
+        TLS_EXPIRY: Gauge "pgusher_tls_certificate_expiry_timestamp_seconds" ["file"] "seconds", "When the certificate in a file ends, in Unix time; of several the first.";
         BUILD_INFO: Gauge "pgusher_build_info" ["version"] "", "1; which version this is.";
         DRAINING: Gauge "pgusher_draining" [] "", "1 once it has been told to end.";
         READY: Gauge "pgusher_ready" [] "", "1 while /readyz says yes.";

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use crate::harness::http;
 use crate::harness::port::Port;
 use crate::harness::process::{Background, root};
-use crate::harness::{Pgusher, Postgres, Prometheus, Raw, say};
+use crate::harness::tls::Wanted;
+use crate::harness::{Ca, Issued, Pgusher, Postgres, Prometheus, Raw, say};
 
 /// Longest until an alert has fired or resolved: `for` is a second, and what is looked back at six.
 const SOON: Duration = Duration::from_secs(45);
@@ -24,15 +25,18 @@ struct Trouble {
     pgusher: Pgusher,
     postgres: Postgres,
     pgbench: Vec<Background>,
-    /// What is told of things that are not there: PostgreSQL's limit, a certificate.
+    /// What postgres_exporter would tell: PostgreSQL's limit.
     facts: watch::Sender<String>,
     /// Where a pooler should be, and is not.
     empty: Port,
     prometheus: Prometheus,
+    /// What it shows to clients has ended long ago; and what it could show.
+    certificates: [Issued; 2],
+    _directory: tempfile::TempDir,
 }
 
-const BAD_FACTS: &str = "pg_settings_max_connections 2\npgusher_tls_certificate_expiry_timestamp_seconds{file=\"/tls/tls.crt\"} 1\n";
-const GOOD_FACTS: &str = "pg_settings_max_connections 500\npgusher_tls_certificate_expiry_timestamp_seconds{file=\"/tls/tls.crt\"} 9e9\n";
+const BAD_FACTS: &str = "pg_settings_max_connections 2\n";
+const GOOD_FACTS: &str = "pg_settings_max_connections 500\n";
 
 /// The rules, impatient.
 fn rules() -> String {
@@ -50,9 +54,14 @@ impl Trouble {
         let broken = format!("{}_broken", postgres.database());
         postgres.create_database(&broken).await;
         let nobody = Port::reserve();
+        let directory = tempfile::tempdir().expect("a directory");
+        let ca = Ca::new("a CA of this test");
+        let old = ca.issue(Wanted::loopback().expired(), directory.path(), "old");
+        let fresh = ca.issue(Wanted::loopback(), directory.path(), "fresh");
         let (own, tight) = (postgres.database().to_owned(), "databases.\"tight\"");
         let pgusher = Pgusher::before(&postgres)
             .pool_size(2)
+            .tls("allow", &old)
             .identity()
             .text("identity", "missing", "deny")
             .database("tight", postgres.address())
@@ -89,7 +98,16 @@ impl Trouble {
             .await
             .rows("revoke execute on function set_config(text, text, bool) from public")
             .await;
-        let mut trouble = Self { pgusher, postgres, pgbench: Vec::new(), facts, empty, prometheus };
+        let mut trouble = Self {
+            pgusher,
+            postgres,
+            pgbench: Vec::new(),
+            facts,
+            empty,
+            prometheus,
+            certificates: [old, fresh],
+            _directory: directory,
+        };
         trouble.saturate();
         trouble
     }
@@ -158,6 +176,8 @@ async fn every_alert_fires_when_it_should_and_resolves_when_all_is_well_again() 
     }
     trouble.pgbench.clear();
     trouble.facts.send(GOOD_FACTS.into()).expect("somebody asks");
+    let [old, fresh] = &trouble.certificates;
+    fresh.replace(old);
     trouble.pgusher.reload(|builder| builder.set("pool", "size", "2"));
     let own = trouble.empty.address().to_string();
     let _there = Pgusher::before(&trouble.postgres).env("PGUSHER_METRICS_LISTEN", &own).start().await;

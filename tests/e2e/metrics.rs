@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 
 use crate::harness::http::{self, Answer, converse};
 use crate::harness::port::Port;
-use crate::harness::{DelayProxy, PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
+use crate::harness::tls::{Tls, Wanted};
+use crate::harness::{Ca, DelayProxy, PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
 
 async fn get(pgusher: &Pgusher, path: &str) -> Answer {
     http::get(pgusher.metrics(), path).await
@@ -256,6 +257,32 @@ async fn the_names_of_pgbouncers_exporter_are_served_on_demand() {
         assert_eq!(numbers.get(&series), Some(&value), "{series} in {:#?}", numbers.keys());
     }
     assert!(numbers.contains_key("pgusher_draining"), "besides our own");
+}
+
+#[tokio::test]
+async fn handshakes_and_certificates_are_counted() {
+    let postgres = Postgres::shared(17).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let issued = Ca::new("a CA of this test").issue(Wanted::loopback(), directory.path(), "pgusher");
+    let pgusher = Pgusher::before(&postgres).tls("require", &issued).metrics().start().await;
+    let target = pgusher.target().in_tls(Tls::anyone());
+    Raw::login(&target).await.value("select 1").await;
+    let mut broken = TcpStream::connect(pgusher.address()).await.expect("it listens");
+    broken.write_all(b"\0\0\0\x08\x04\xd2\x16\x2f").await.expect("an SSLRequest");
+    assert_eq!(broken.read_u8().await.expect("an answer"), b'S');
+    broken.write_all(b"nothing like a handshake").await.expect("anything");
+
+    let numbers = eventually("it has failed", PATIENCE, async || {
+        let numbers = scrape(&pgusher).await;
+        let failed = "pgusher_tls_handshakes_total{side=\"client\",result=\"failed\",resumed=\"false\"}";
+        (numbers[failed] == 1.0).then_some(numbers)
+    })
+    .await;
+
+    assert_eq!(numbers["pgusher_tls_handshakes_total{side=\"client\",result=\"ok\",resumed=\"false\"}"], 1.0);
+    assert_eq!(numbers["pgusher_client_logins_total{result=\"tls_failed\"}"], 1.0);
+    let file = issued.certificate.display();
+    assert!(numbers[&format!("pgusher_tls_certificate_expiry_timestamp_seconds{{file=\"{file}\"}}")] > 2e9);
 }
 
 #[tokio::test]

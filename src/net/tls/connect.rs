@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, HandshakeKind};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
@@ -26,13 +26,15 @@ use crate::net::tls::failure::{FileError, HandshakeError};
 use crate::net::tls::files::{self, Expiry, ReadFile, Watched};
 use crate::net::tls::settings::{Negotiation, RootCertificates, ServerSettings, SslMode};
 use crate::net::tls::verify::{Trust, Verifier};
-use crate::net::tls::{ALPN, Certificate, provider};
+use crate::net::tls::{ALPN, Certificate, Handshake, provider};
+use crate::telemetry::instruments::Tally;
 
 /// Encrypts servers, by one set of settings.
 #[derive(Debug)]
 pub struct Connector {
     settings: ServerSettings,
     made: Watched<Made>,
+    handshakes: Arc<Tally<Handshake>>,
 }
 
 struct Made {
@@ -47,18 +49,21 @@ pub struct Connected {
     pub stream: Stream,
     /// What SCRAM is bound to: the hash of the certificate the server showed.
     pub end_point: Option<Box<[u8]>>,
+    /// Whether it was resumed, without certificates being shown.
+    pub is_resumed: bool,
 }
 
 impl Connector {
     /// Reads the files of the settings; what is wrong with them is in the log, and is the error of each handshake.
-    pub fn new(settings: ServerSettings) -> Self {
+    pub fn new(settings: ServerSettings, handshakes: Arc<Tally<Handshake>>) -> Self {
         let mut files: Vec<PathBuf> =
             [&settings.sslcert, &settings.sslkey].into_iter().flatten().cloned().collect();
         if let Some(RootCertificates::File(path)) = settings.root_certificates() {
             files.push(path);
         }
         let making = settings.clone();
-        Self { settings, made: Watched::new(files, move || make(&making, &|path| std::fs::read(path))) }
+        let made = Watched::new(files, move || make(&making, &|path| std::fs::read(path)));
+        Self { settings, made, handshakes }
     }
 
     /// What it goes by.
@@ -81,6 +86,13 @@ impl Connector {
     /// # Errors
     /// Why there is no encryption; the server has been told by an alert.
     pub async fn connect(&self, stream: Stream, host: &str) -> Result<Connected, HandshakeError> {
+        let connected = self.shake_hands(stream, host).await;
+        let is_resumed = connected.as_ref().map(|connected| connected.is_resumed);
+        self.handshakes.count(is_resumed.map_or(Handshake::Failed, Handshake::done));
+        connected
+    }
+
+    async fn shake_hands(&self, stream: Stream, host: &str) -> Result<Connected, HandshakeError> {
         let made = self.made.current().map_err(HandshakeError::Files)?;
         let name = self.name(&stream, host)?;
         let Stream::Tcp(tcp) = stream else { return Err(HandshakeError::NotTcp) };
@@ -92,7 +104,9 @@ impl Connector {
         }
         let certificate = session.peer_certificates().and_then(<[_]>::first).and_then(Certificate::read);
         let end_point = certificate.and_then(|certificate| certificate.end_point());
-        Ok(Connected { stream: Stream::Tls(Box::new(TlsStream::<TcpStream>::Client(stream))), end_point })
+        let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+        let stream = Stream::Tls(Box::new(TlsStream::<TcpStream>::Client(stream)));
+        Ok(Connected { stream, end_point, is_resumed })
     }
 
     /// The name to verify. One that TLS cannot say is only wanted where it is verified: else the address will do.
@@ -115,13 +129,22 @@ impl fmt::Debug for Made {
 
 /// The connectors of the process, one for each set of settings.
 #[derive(Debug, Default)]
-pub struct Connectors(Mutex<HashMap<ServerSettings, Arc<Connector>>>);
+pub struct Connectors {
+    known: Mutex<HashMap<ServerSettings, Arc<Connector>>>,
+    handshakes: Arc<Tally<Handshake>>,
+}
 
 impl Connectors {
     /// The connector for these settings.
     pub fn find(&self, settings: &ServerSettings) -> Arc<Connector> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry(settings.clone()).or_insert_with(|| Arc::new(Connector::new(settings.clone()))).clone()
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || Arc::new(Connector::new(settings.clone(), self.handshakes.clone()));
+        known.entry(settings.clone()).or_insert_with(make).clone()
+    }
+
+    /// How the handshakes of all of them ended.
+    pub fn handshakes(&self) -> &Tally<Handshake> {
+        &self.handshakes
     }
 
     /// Reads the files of all of them again. Open connections are left alone.
@@ -144,7 +167,7 @@ impl Connectors {
     }
 
     fn all(&self) -> Vec<Arc<Connector>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 

@@ -35,6 +35,27 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
+use crate::telemetry::instruments::words;
+
+words! {
+    /// How a handshake ended.
+    pub enum Handshake {
+        /// Encrypted, after certificates were shown.
+        Full = "full",
+        /// Encrypted, as once before.
+        Resumed = "resumed",
+        /// Not encrypted; the connection is lost.
+        Failed = "failed",
+    }
+}
+
+impl Handshake {
+    /// One that succeeded.
+    pub fn done(is_resumed: bool) -> Self {
+        if is_resumed { Self::Resumed } else { Self::Full }
+    }
+}
+
 /// The ALPN name of PostgreSQL's protocol (PostgreSQL docs, "SSL Session Encryption").
 const ALPN: &[u8] = b"postgresql";
 
