@@ -64,7 +64,10 @@ pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here
             };
             proxy.counts.cancels.count(cancelled);
             // Closed only now: who asked sends its next statement when it sees this, and must not have that cancelled.
-            drop(peer);
+            // In TLS it is told so: libpq takes an end without a word for a failure of its cancel.
+            if let Some(peer) = peer {
+                let _ = timeout(proxy.edition().settings.login_timeout, peer.close()).await;
+            }
         }
         Arrival::Lost(login) => {
             proxy.counts.logins.count(login);
