@@ -262,11 +262,17 @@ fn import_bytes(bytes: Vec<u8>, with_userlist: bool) -> Imported {
 /// What `pgusher check` says.
 fn assert_accepted(name: &str, toml: &str) {
     let text = toml.to_owned();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
     let surroundings = Surroundings {
         environment: BTreeMap::new(),
         read_file: Box::new(move |path| {
-            let is_toml = path.extension().is_some_and(|extension| extension == "toml");
-            Ok(if is_toml { text.clone().into_bytes() } else { read("userlist.txt").into_bytes() })
+            Ok(match path.extension().and_then(|extension| extension.to_str()) {
+                Some("toml") => text.clone().into_bytes(),
+                Some("pem") => certificate.pem().into_bytes(),
+                Some("key") => key.serialize_pem().into_bytes(),
+                _ => read("userlist.txt").into_bytes(),
+            })
         }),
     };
     let flags = Flags { config: Some("pgusher.toml".into()), ..Flags::default() };

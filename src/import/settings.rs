@@ -53,7 +53,7 @@ const NO_CONSOLE: Fate = Lost("there is no console yet");
 const NO_LOG_FILE: Fate = Lost("the log goes to standard error; whoever starts pgusher keeps it");
 const NO_AUTH_QUERY: Fate =
     Lost("users are not looked up in the database yet: give listen.auth_file or [users.NAME]");
-const NO_TLS: Fate = Lost("there is no TLS yet, on either side");
+const NO_CHOICE: Fate = Lost("what is offered is fixed: the suites and curves of rustls, none of them weak");
 const RESOLVED_ANEW: Fate = Needless("names are resolved anew for every connection, and nothing is cached");
 const PACKETS: Fate = Needless("buffers grow for what is large and shrink after");
 const KERNEL: Fate = Lost("the system's own value holds");
@@ -168,15 +168,15 @@ const ROWS: &[Row] = &[
     ),
     Row("client_idle_timeout", Seconds, "0", Carried),
     Row("client_login_timeout", Seconds, "60", Carried),
-    Row("client_tls13_ciphers", Text, "", NO_TLS),
-    Row("client_tls_ca_file", Text, "", NO_TLS),
-    Row("client_tls_cert_file", Text, "", NO_TLS),
-    Row("client_tls_ciphers", Text, "default", NO_TLS),
-    Row("client_tls_dheparams", Text, "auto", NO_TLS),
-    Row("client_tls_ecdhcurve", Text, "auto", NO_TLS),
-    Row("client_tls_key_file", Text, "", NO_TLS),
-    Row("client_tls_protocols", Text, "secure", NO_TLS),
-    Row("client_tls_sslmode", SSLMODES, "disable", NO_TLS),
+    Row("client_tls13_ciphers", Text, "", NO_CHOICE),
+    Row("client_tls_ca_file", Text, "", Carried),
+    Row("client_tls_cert_file", Text, "", Carried),
+    Row("client_tls_ciphers", Text, "default", NO_CHOICE),
+    Row("client_tls_dheparams", Text, "auto", NO_CHOICE),
+    Row("client_tls_ecdhcurve", Text, "auto", NO_CHOICE),
+    Row("client_tls_key_file", Text, "", Carried),
+    Row("client_tls_protocols", Text, "secure", Carried),
+    Row("client_tls_sslmode", SSLMODES, "disable", Carried),
     Row("conffile", Text, "", Lost("the file is given by --config or PGUSHER_CONFIG")),
     Row("default_pool_size", Number, "20", Carried),
     Row("disable_pqexec", Number, "0", Lost("simple queries are always served")),
@@ -283,12 +283,12 @@ const ROWS: &[Row] = &[
         "0",
         Lost("the server used last is used next, so that those not needed can close"),
     ),
-    Row("server_tls13_ciphers", Text, "", NO_TLS),
-    Row("server_tls_ca_file", Text, "", NO_TLS),
-    Row("server_tls_cert_file", Text, "", NO_TLS),
-    Row("server_tls_ciphers", Text, "default", NO_TLS),
-    Row("server_tls_key_file", Text, "", NO_TLS),
-    Row("server_tls_protocols", Text, "secure", NO_TLS),
+    Row("server_tls13_ciphers", Text, "", NO_CHOICE),
+    Row("server_tls_ca_file", Text, "", Carried),
+    Row("server_tls_cert_file", Text, "", Carried),
+    Row("server_tls_ciphers", Text, "default", NO_CHOICE),
+    Row("server_tls_key_file", Text, "", Carried),
+    Row("server_tls_protocols", Text, "secure", Carried),
     Row("server_tls_sslmode", SSLMODES, "prefer", Carried),
     Row("service_name", Text, "pgbouncer", Lost("there is no service of Windows")),
     Row("so_reuseport", Number, "0", Lost("one process serves with several threads: set listen.workers")),

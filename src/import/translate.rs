@@ -90,7 +90,10 @@ fn hold_against_config(toml: &str, ini: &Path, remarks: &mut Remarks) {
     let flags = Flags { config: Some(OUTCOME.into()), ..Flags::default() };
     if let Err(problems) = Config::load(&flags, &surroundings) {
         let spot = Spot { file: ini.to_owned(), line: 0 };
-        for problem in problems.iter() {
+        let is_about_a_file = |key: &str| {
+            TLS_FILES.iter().any(|file| key.strip_suffix(file).is_some_and(|rest| rest.starts_with("tls.")))
+        };
+        for problem in problems.iter().filter(|problem| !is_about_a_file(&problem.key)) {
             remarks.add(Kind::Error, &spot, problem.key.as_str(), problem.reason.as_str());
         }
     }
@@ -135,7 +138,9 @@ struct Translation<'a> {
 impl Translation<'_> {
     /// Everything, in the order of `config/pgusher.toml`.
     fn tables(mut self, entries: &[Entry]) -> Vec<Table> {
-        let mut tables = vec![self.listen(), self.pool()];
+        let mut tables = vec![self.listen()];
+        tables.extend([self.tls_client(), self.tls_server()].into_iter().filter(|table| !table.is_empty()));
+        tables.push(self.pool());
         let (mut databases, mut forced) = (BTreeMap::new(), Vec::new());
         let mut users = BTreeMap::new();
         for entry in entries {
@@ -280,6 +285,7 @@ impl Translation<'_> {
                 );
                 "trust"
             }
+            "cert" => "cert",
             "md5" => "md5",
             "plain" => "password",
             "scram-sha-256" => "scram-sha-256",
@@ -367,24 +373,80 @@ impl Translation<'_> {
                 table.set(ours, span(micros));
             }
         }
-        self.server_tls();
         table
     }
 
-    /// What is said about connections to servers, as long as none of them is encrypted.
-    fn server_tls(&mut self) {
-        match self.settings.text("server_tls_sslmode") {
-            "disable" => {}
-            "require" | "verify-ca" | "verify-full" => {
-                self.lose("server_tls_sslmode", "there is no TLS yet: connections to servers would be plain");
-            }
-            _ => {
-                let spot = self.settings.spot("server_tls_sslmode").unwrap_or(&self.start).clone();
-                let why =
-                    "there is no TLS yet: connections to servers are plain, also to those that offer it";
-                self.remarks.add(Kind::Changed, &spot, "server_tls_sslmode = prefer", why);
+    /// How clients are encrypted; nothing if they are not.
+    fn tls_client(&mut self) -> Table {
+        let mut table = Table::section("tls.client");
+        let mode = self.settings.text("client_tls_sslmode").to_owned();
+        if mode == "disable" {
+            return table;
+        }
+        let verifies = mode.starts_with("verify");
+        // PgBouncer's verify-full looks at no name either.
+        table.set("mode", if verifies { "verify-ca".to_owned() } else { mode });
+        for (key, ours) in [("client_tls_cert_file", "cert_file"), ("client_tls_key_file", "key_file")] {
+            if let Some(path) = self.settings.given(key) {
+                table.set(ours, path);
             }
         }
+        match self.settings.given("client_tls_ca_file") {
+            Some(path) if verifies => table.set("ca_file", path),
+            Some(_) => self
+                .lose("client_tls_ca_file", "with it, a certificate that a client shows would be verified"),
+            None => {}
+        }
+        if self.speaks_only_the_newest("client_tls_protocols") {
+            table.set("min_version", "TLSv1.3");
+        }
+        table
+    }
+
+    /// How servers are encrypted; nothing if it is the default of both.
+    fn tls_server(&mut self) -> Table {
+        let mut table = Table::section("tls.server");
+        let mode = self.settings.text("server_tls_sslmode").to_owned();
+        let believes_the_system =
+            mode.starts_with("verify") && self.settings.given("server_tls_ca_file").is_none();
+        match mode.as_str() {
+            "prefer" => {}
+            _ if believes_the_system => table.set("sslmode", "verify-full"),
+            mode => table.set("sslmode", mode),
+        }
+        if mode == "disable" {
+            return table;
+        }
+        match (self.settings.given("server_tls_ca_file"), mode.starts_with("verify")) {
+            (Some(path), true) => table.set("sslrootcert", path),
+            (Some(_), false) => self.lose("server_tls_ca_file", "with it, pgusher verifies in this mode too"),
+            (None, true) => {
+                self.change(
+                    "server_tls_sslmode",
+                    "the CAs are those of the machine: only verify-full will do",
+                );
+                table.set("sslrootcert", "system");
+            }
+            (None, false) => {}
+        }
+        for (key, ours) in [("server_tls_cert_file", "sslcert"), ("server_tls_key_file", "sslkey")] {
+            if let Some(path) = self.settings.given(key) {
+                table.set(ours, path);
+            }
+        }
+        if self.speaks_only_the_newest("server_tls_protocols") {
+            table.set("ssl_min_protocol_version", "TLSv1.3");
+        }
+        table
+    }
+
+    fn speaks_only_the_newest(&mut self, key: &'static str) -> bool {
+        let written = self.settings.text(key).to_owned();
+        let has_old = ["all", "legacy", "tlsv1.0", "tlsv1.1"];
+        if written.split([',', ':']).any(|version| has_old.contains(&version.trim())) {
+            self.change(key, "TLS 1.2 is the oldest version spoken");
+        }
+        written.trim() == "tlsv1.3"
     }
 
     fn database(&mut self, entry: &Entry, written: &Settings) -> Table {
@@ -669,4 +731,6 @@ const MOST_SERVERS: i64 = 100_000;
 const ONCE: &str = "server_lifetime = 0: each server is used once";
 const OUTCOME: &str = "pgusher.toml";
 const SECOND: u64 = 1_000_000;
+/// What may be missing where this runs, but not where pgusher will.
+const TLS_FILES: [&str; 6] = [".ca_file", ".cert_file", ".key_file", ".sslcert", ".sslkey", ".sslrootcert"];
 const SECTIONS: [&str; 4] = ["databases", "peers", "pgbouncer", "users"];
