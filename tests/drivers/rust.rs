@@ -38,11 +38,12 @@ use tokio::time::Instant;
 use tokio::time::timeout;
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::Client;
-use tokio_postgres::NoTls;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::types::Type;
+
+use crate::harness::tls::Tls;
 
 /// Runs every tokio-postgres case against `url`; the error lists the cases that failed.
 pub(crate) async fn run_tokio_postgres(url: &str) -> Result<(), String> {
@@ -129,7 +130,7 @@ impl Place {
     async fn connect_with_options(&self, options: &str) -> Result<Client, Failure> {
         let mut config: tokio_postgres::Config = self.url.parse()?;
         config.options(options);
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = config.connect(Tls::anyone()).await?;
         tokio::spawn(connection);
         Ok(client)
     }
@@ -186,7 +187,7 @@ fn describe(error: Failure) -> String {
 }
 
 async fn connect(url: &str) -> Result<Client, Failure> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let (client, connection) = tokio_postgres::connect(url, Tls::anyone()).await?;
     tokio::spawn(connection);
     Ok(client)
 }
@@ -533,7 +534,7 @@ mod with_tokio_postgres {
             let sleep = format!("select pg_sleep(30) /* {word} */");
             let cancel = async {
                 wait_until_running(&place, &word).await?;
-                a.cancel_token().cancel_query(NoTls).await?;
+                a.cancel_token().cancel_query(Tls::anyone()).await?;
                 Ok::<_, Failure>(())
             };
             let (slept, cancelled) = tokio::join!(a.query(&sleep, &[]), cancel);
@@ -563,8 +564,10 @@ mod with_tokio_postgres {
                     }
                     // Waiting in the pool, running, or over: the cancel comes at any time.
                     let token = a.cancel_token();
-                    let (outcome, cancelled) =
-                        tokio::join!(a.query("select pg_sleep(0.02)", &[]), token.cancel_query(NoTls));
+                    let (outcome, cancelled) = tokio::join!(
+                        a.query("select pg_sleep(0.02)", &[]),
+                        token.cancel_query(Tls::anyone())
+                    );
                     cancelled?;
                     if let Err(error) = outcome {
                         fails_with(Err::<(), _>(error), &SqlState::QUERY_CANCELED)?;
@@ -675,7 +678,7 @@ mod with_tokio_postgres {
 
     pub(super) async fn listen(place: Place) -> Outcome {
         let channel = marker();
-        let (a, mut connection) = tokio_postgres::connect(&place.url, NoTls).await?;
+        let (a, mut connection) = tokio_postgres::connect(&place.url, Tls::anyone()).await?;
         let (tell, mut heard) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
@@ -697,7 +700,7 @@ mod with_tokio_postgres {
     pub(super) async fn session_state(place: Place) -> Outcome {
         let b = place.connect().await?;
         let (name, key) = (marker(), i64::from(std::process::id()) << 20);
-        let (a, connection) = tokio_postgres::connect(&place.url, NoTls).await?;
+        let (a, connection) = tokio_postgres::connect(&place.url, Tls::anyone()).await?;
         let driven = tokio::spawn(connection);
         a.batch_execute(&format!(
             "create temp table {name} as select 1 as n; declare {name} cursor with hold for select generate_series(1, 10)"

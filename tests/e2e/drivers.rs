@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::harness::pgusher::Builder;
 use crate::harness::process::{root, run_within, tied, tools};
+use crate::harness::tls::Wanted;
 use crate::harness::{Pgusher, Postgres};
 
 /// Longest a suite may take: it storms, and streams millions of rows.
@@ -115,6 +116,54 @@ suites! {
         let (_pgusher, url) = saas(&postgres).await;
         identity::with_tokio_postgres(&url).await.unwrap_or_else(|failure| panic!("{failure}"));
     }
+}
+
+// In TLS on both sides, verified in full and bound to the connection. libpq and asyncpg are told by libpq's variables.
+suites! {
+    async fn psycopg_3_is_served_in_tls(postgres on on_15 15, on_18 18) {
+        in_tls(&tools().join("python/bin/python"), "driver_psycopg3.py", &postgres).await;
+    }
+
+    async fn asyncpg_is_served_in_tls(postgres on on_18 18) {
+        in_tls(&tools().join("python/bin/python"), "driver_asyncpg.py", &postgres).await;
+    }
+
+    async fn node_postgres_is_served_in_tls(postgres on on_18 18) {
+        in_tls(Path::new("node"), "driver_node_pg.mjs", &postgres).await;
+    }
+
+    async fn tokio_postgres_is_served_in_tls(postgres on on_18 18) {
+        let (pgusher, _files) = encrypted(&postgres).await;
+        let url = plain(&pgusher.target().url()) + "?sslmode=require&channel_binding=require";
+        let served = tokio::time::timeout(DEADLINE, rust::run_tokio_postgres(&url)).await;
+        served.expect("within the deadline").unwrap_or_else(|failures| panic!("{failures}"));
+    }
+}
+
+/// A pooler that takes nobody who is not encrypted, and goes to no server that is not; its CA is the server's.
+async fn encrypted(postgres: &Postgres) -> (Pgusher, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let issued = postgres.ca().issue(Wanted::loopback(), directory.path(), "pgusher");
+    let pgusher = two_servers(postgres)
+        .tls("require", &issued)
+        .sslmode("verify-full")
+        .text("tls.server", "sslrootcert", &postgres.ca().file(directory.path()).display().to_string())
+        .text("tls.server", "channel_binding", "require")
+        .start()
+        .await;
+    (pgusher, directory)
+}
+
+async fn in_tls(interpreter: &Path, script: &str, postgres: &Postgres) {
+    let (pgusher, directory) = encrypted(postgres).await;
+    let ca = directory.path().join("ca.crt").display().to_string();
+    let more = [
+        ("PGSSLMODE", "verify-full"),
+        ("PGSSLROOTCERT", &ca),
+        ("PGCHANNELBINDING", "require"),
+        ("NODE_EXTRA_CA_CERTS", &ca),
+    ];
+    suite(interpreter, script, postgres, &pgusher, &more).await;
 }
 
 /// The schema of the small SaaS product, and its application's URL through a pooler that takes identities.

@@ -4,8 +4,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use pgusher::net::tls::Certificate;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
@@ -16,7 +19,9 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 /// Signs certificates.
@@ -253,6 +258,72 @@ impl Tls {
     pub async fn connect(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from("localhost").expect("a name");
         TlsConnector::from(self.config()).connect(name, stream).await.map(TlsStream::Client)
+    }
+}
+
+/// For tokio-postgres, which asks for TLS unless its URL says otherwise.
+impl<S: Socket> MakeTlsConnect<S> for Tls {
+    type Error = std::io::Error;
+    type Stream = Encrypted<S>;
+    type TlsConnect = Self;
+
+    fn make_tls_connect(&mut self, _: &str) -> std::io::Result<Self> {
+        Ok(self.clone())
+    }
+}
+
+impl<S: Socket> TlsConnect<S> for Tls {
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = std::io::Result<Encrypted<S>>> + Send>>;
+    type Stream = Encrypted<S>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connecting = TlsConnector::from(self.config()).connect(name, stream);
+        Box::pin(async { Ok(Encrypted(connecting.await?)) })
+    }
+}
+
+/// What tokio-postgres encrypts.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {}
+
+/// A connection of tokio-postgres in TLS.
+pub struct Encrypted<S>(tokio_rustls::client::TlsStream<S>);
+
+impl<S: Socket> tokio_postgres::tls::TlsStream for Encrypted<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        let shown = self.0.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let hash = shown.and_then(Certificate::read).and_then(|certificate| certificate.end_point());
+        hash.map_or_else(ChannelBinding::none, |hash| ChannelBinding::tls_server_end_point(hash.into()))
+    }
+}
+
+impl<S: Socket> AsyncRead for Encrypted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl<S: Socket> AsyncWrite for Encrypted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
