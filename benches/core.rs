@@ -119,6 +119,7 @@ fn prelude(bench: &Bench) {
             let prelude = Prelude {
                 identity: black_box(identity),
                 claim: &claim,
+                token: None,
                 prepared: 3,
                 applied: &values,
                 wanted: &values,

@@ -61,6 +61,36 @@ pub enum Command {
     ///
     /// Exit codes: 0 nothing found, 1 findings, 2 a database could not be examined, 64 wrong usage.
     Doctor(Doctor),
+    /// Put the login tier (`identity.form = "login"`) into databases, as a superuser: give --upstream with its URL.
+    Identity(Identity),
+}
+
+/// What `identity` is told.
+#[derive(Clone, PartialEq, Eq, Debug, Args)]
+pub struct Identity {
+    /// What to do.
+    #[arg(value_enum)]
+    pub action: Action,
+    /// Databases, by the names clients use; all that are configured by name if none is given.
+    #[arg(value_name = "DATABASE")]
+    pub databases: Vec<String>,
+    /// Print the SQL instead, to be run with psql.
+    #[arg(long)]
+    pub print: bool,
+    /// How long other keys are good for after `rotate` [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    pub grace: Option<String>,
+}
+
+/// What can be done about the login tier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Action {
+    /// Install or upgrade it, and add the key of the configuration.
+    Install,
+    /// Add the key of the configuration, and let the others end.
+    Rotate,
+    /// Take it away.
+    Uninstall,
 }
 
 /// What `doctor` is told.

@@ -55,6 +55,7 @@
 //! | [`reload`] | the configuration read again while clients are served |
 //! | [`app`], [`check`] | everything put together; one login to every database |
 //! | [`import`] | `pgusher import`: PgBouncer's configuration in our words |
+//! | [`tier`] | the SQL of the login tier, put into databases |
 //! | [`doctor`] | what in a database lets a user through, and the SQL that mends it |
 //! | [`demo`] | `pgusher demo` |
 //!
@@ -192,5 +193,6 @@ pub mod proxy;
 pub mod reload;
 pub mod session;
 pub mod telemetry;
+pub mod tier;
 pub mod token;
 pub mod wire;

@@ -14,7 +14,7 @@ use pgusher::cli::{self, Command, Flags};
 use pgusher::config::{self, Config, Surroundings};
 use pgusher::doctor::{self, Severity, Visit};
 use pgusher::import::{self, Sources};
-use pgusher::{app, check, demo, telemetry};
+use pgusher::{app, check, demo, telemetry, tier};
 
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             Ok(visit) => with_config(&cli.flags, |config| examine(&config, &visit, doctor.json)),
             Err(reason) => say(&format!("pgusher: {reason}\n"), cli::USAGE, true),
         },
+        Some(Command::Identity(identity)) => provide(&identity, &cli.flags),
         Some(Command::Check { connect }) => with_config(&cli.flags, |config| check(&config, connect)),
         Some(Command::Import { ini, userlist, output }) => {
             without_flags(&cli.flags, "import", || translate(&ini, userlist.as_deref(), output.as_deref()))
@@ -89,6 +90,26 @@ fn check(config: &Config, connect: bool) -> ExitCode {
         Ok(report) => say(&report.to_string(), u8::from(report.is_bad()), report.is_bad()),
         Err(error) => ended(Err(error)),
     }
+}
+
+/// The login tier, into databases or onto paper.
+fn provide(identity: &cli::Identity, flags: &Flags) -> ExitCode {
+    let grace = identity.grace.as_deref().map_or(Some(Duration::from_secs(3600)), config::duration);
+    let Some(grace) = grace else {
+        return say("pgusher: --grace is a duration such as 1h\n", cli::USAGE, true);
+    };
+    let action = match identity.action {
+        cli::Action::Install => tier::Action::Install,
+        cli::Action::Rotate => tier::Action::Rotate(grace),
+        cli::Action::Uninstall => tier::Action::Uninstall,
+    };
+    if identity.print {
+        return say(tier::script(action), 0, false);
+    }
+    with_config(flags, |config| match tier::run(&config, &identity.databases, action) {
+        Ok(report) => say(&report.to_string(), u8::from(report.is_bad()), report.is_bad()),
+        Err(error) => ended(Err(error)),
+    })
 }
 
 /// What the flags of `doctor` say.

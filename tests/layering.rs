@@ -144,6 +144,7 @@ const ROWS: &[Row] = &[
         inside: &["auth", "wire", "session", "pool", "proxy", "config", "app", "check"],
         outside: &["tokio"],
     },
+    Row { room: "tier", inside: &["auth", "app", "check", "config", "doctor"], outside: &["tokio"] },
     Row { room: "demo", inside: &[], outside: &["rustix", "tokio"] },
 ];
 

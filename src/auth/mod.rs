@@ -18,6 +18,7 @@ pub mod rules;
 pub mod scram;
 pub mod secret;
 pub mod shadow;
+pub mod token;
 pub mod userlist;
 
 use std::fmt;
@@ -34,6 +35,8 @@ pub use secret::Fingerprints;
 pub use secret::Salts;
 pub use secret::Secret;
 pub use secret::Verifier;
+pub use token::Login;
+pub use token::LoginKey;
 
 /// How a client must prove itself (PostgreSQL docs, "Authentication Methods").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -17,10 +17,11 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::auth::Secret;
 use crate::auth::ident::Mapping;
 use crate::auth::rules;
 use crate::auth::rules::{BadRule, Rule};
+use crate::auth::token::LEAST_KEY;
+use crate::auth::{LoginKey, Secret};
 use crate::config::problem::did_you_mean;
 use crate::config::url::{HostText, Url, redacted};
 use crate::config::value::{HIDDEN, Value, quoted};
@@ -175,6 +176,11 @@ pub(super) fn url(at: &mut Option<Url>) -> Slot<'_> {
 /// A password or a verifier; `""` is none.
 pub(super) fn secret(at: &mut Option<Secret>) -> Slot<'_> {
     Box::new(Hidden(at))
+}
+
+/// A key that signs tokens; `""` is none.
+pub(super) fn login_key(at: &mut Option<LoginKey>) -> Slot<'_> {
+    Box::new(Signing(at))
 }
 
 /// Server settings by name.
@@ -650,6 +656,32 @@ impl Field for Hidden<'_> {
     fn redact(&self, _value: &Value) -> String {
         HIDDEN.into()
     }
+}
+
+struct Signing<'a>(&'a mut Option<LoginKey>);
+
+impl Field for Signing<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let mut secret = None;
+        Hidden(&mut secret).read(value)?;
+        *self.0 = secret.map(|secret| signing_key(&secret)).transpose()?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        quoted(if self.0.is_some() { HIDDEN } else { "" })
+    }
+
+    fn redact(&self, _value: &Value) -> String {
+        HIDDEN.into()
+    }
+}
+
+/// The key that a text stands for.
+pub(super) fn signing_key(secret: &Secret) -> Result<LoginKey, String> {
+    LoginKey::new(secret.expose()).ok_or_else(|| {
+        format!("expected at least {LEAST_KEY} characters, such as `openssl rand -hex 32` gives")
+    })
 }
 
 struct Settings<'a>(&'a mut Vec<(String, String)>);

@@ -20,9 +20,9 @@ use std::time::Duration;
 use crate::auth::Secret;
 use crate::config::field::{
     Slot, addresses, choice, choice_or_off, claims, count, delay, duration, hosts, inherited_choice,
-    inherited_count, keys_url, level, limit, listener, maps, names, path, period, period_or_at_once,
-    permissions, public_key, question, rules, secret, settings_table, size, switch, text, url, user_map,
-    variable, variables, workers,
+    inherited_count, keys_url, level, limit, listener, login_key, maps, names, path, period,
+    period_or_at_once, permissions, public_key, question, rules, secret, settings_table, size, switch, text,
+    url, user_map, variable, variables, workers,
 };
 use crate::config::url::{HostText, PORT, Url};
 use crate::net::tls::{ClientSettings, ServerSettings};
@@ -171,6 +171,8 @@ identity_rows! {
     "scope" => |it| choice(&mut it.scope),
     "pattern" => |it| choice(&mut it.pattern),
     "form" => |it| choice(&mut it.form),
+    "login_key" => |it| login_key(&mut it.login_key),
+    "login_key_file" => |it| path(&mut it.login_key_file),
     "trusted_sql" => |it| switch(&mut it.trusted_sql),
     "exempt" => |it| names(&mut it.exempt),
     "strict" => |it| switch(&mut it.strict),

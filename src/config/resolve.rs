@@ -19,6 +19,7 @@ use crate::auth::ident::Mapping;
 use crate::auth::rules::{Demand, Rule};
 use crate::auth::userlist;
 use crate::auth::{Method, Secret, Verifier};
+use crate::config::field::signing_key;
 use crate::config::keys::shown as shown_keys;
 use crate::config::keys::{
     Database, FALLBACK, Keyed, Listen, OwnIdentity, Pool, Pooling, Section, TlsClient, TlsServer, User,
@@ -30,7 +31,7 @@ use crate::config::{Config, ReadFile};
 use crate::net::tls::SslMode;
 use crate::pool::{PasswordSource, Upstream};
 use crate::proxy::{self, AuthQuerySettings, DatabaseEntry, UserEntry};
-use crate::session::{IdentitySettings, TokenSettings, Variable};
+use crate::session::{Form, IdentitySettings, TokenSettings, Variable};
 use crate::telemetry::log;
 use crate::token::{self, KeyError, KeySet, Secrecy};
 
@@ -60,6 +61,7 @@ impl Resolve<'_> {
         let metrics: admin::Settings = self.filled(Section::Metrics, "", admin::Settings::default());
         let mut pool = Pool::default();
         pool.pooling.rules.identity = self.filled(Section::Identity, "", IdentitySettings::default());
+        self.sign(Section::Identity, "", &mut pool.pooling.rules.identity);
         pool = self.filled(Section::Pool, "", pool);
         self.lower_min(Section::Pool, "", &mut pool.pooling);
         let clients: TlsClient = self.filled(Section::TlsClient, "", TlsClient::default());
@@ -131,6 +133,7 @@ impl Resolve<'_> {
         {
             pooling.limits.connect_timeout = timeout;
         }
+        self.sign(Section::Databases, &name, &mut pooling.rules.identity);
         self.check_identity(Section::Databases, &name, &pooling.rules.identity);
         let is_shared = written.user.is_some() || written.url.as_ref().is_some_and(|url| url.user.is_some());
         let identities = self.identities(&mut pooling.rules.identity, is_shared);
@@ -185,6 +188,11 @@ impl Resolve<'_> {
             if let Some(mut field) = own.slot(place.key) {
                 let _ = field.read(value);
             }
+        }
+        let file = own.0.login_key_file.as_ref();
+        if let Some(path) = file.filter(|_| self.is_written(Section::Users, user, OWN_LOGIN_KEY_FILE)) {
+            let text = (self.read_file)(path).ok().and_then(|bytes| first_line(&bytes).ok());
+            own.0.login_key = text.and_then(|text| signing_key(&text).ok());
         }
         own.0
     }
@@ -290,6 +298,26 @@ impl Resolve<'_> {
                 );
                 self.blame(section, name, key, &reason);
             }
+        }
+    }
+
+    /// The key of `form = "login"`, from its file if that is written here.
+    fn sign(&mut self, section: Section, name: &str, identity: &mut IdentitySettings) {
+        let [form, key, file] = ["form", "login_key", "login_key_file"].map(|key| own_key(section, key));
+        if let Some(path) = identity.login_key_file.clone().filter(|_| self.is_written(section, name, file)) {
+            if self.is_written(section, name, key) {
+                self.blame(section, name, file, "there is also a login_key; keep one");
+            }
+            let text = self.password_in(&path, section, name, file);
+            match text.as_ref().map(signing_key) {
+                Some(Ok(key)) => identity.login_key = Some(key),
+                Some(Err(reason)) => self.blame(section, name, file, &reason),
+                None => {}
+            }
+        }
+        let lacks_key = identity.form == Form::Login && identity.login_key.is_none();
+        if lacks_key && !self.is_refused(section, name, key) && !self.is_refused(section, name, file) {
+            self.blame(section, name, form, "it needs a login_key, or a login_key_file");
         }
     }
 
@@ -405,6 +433,8 @@ impl Resolve<'_> {
     fn user(&mut self, name: String, identity: &IdentitySettings) -> UserEntry {
         let inherited = User { identity: identity.clone(), ..User::default() };
         let written = self.filled(Section::Users, &name, inherited);
+        let mut identity = written.identity.clone();
+        self.sign(Section::Users, &name, &mut identity);
         self.check_identity(Section::Users, &name, &written.identity);
         self.check_password(Section::Users, &name);
         if let (Some(min), Some(size)) = (written.min, written.size)
@@ -621,5 +651,6 @@ const AUTH_PASSWORD_FILE: &str = "auth_password_file";
 const AUTH_KEYS: [&str; 6] =
     [AUTH_PASSWORD, AUTH_PASSWORD_FILE, "auth_query", "auth_dbname", "auth_ttl", "auth_negative_ttl"];
 const MOST_LEEWAY: Duration = Duration::from_secs(3600);
+const OWN_LOGIN_KEY_FILE: &str = "identity_login_key_file";
 const PASSWORD_FILE: &str = "password_file";
 const STATEMENT_TIMEOUT: &str = "statement_timeout";

@@ -75,7 +75,8 @@ impl Choice for Compat {
 }
 
 impl Choice for Form {
-    const WORDS: &[(&str, Self)] = &[("bound", Self::Bound), ("literal", Self::Literal)];
+    const WORDS: &[(&str, Self)] =
+        &[("bound", Self::Bound), ("literal", Self::Literal), ("login", Self::Login)];
 }
 
 impl Choice for Method {

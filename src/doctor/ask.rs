@@ -1,7 +1,7 @@
 //! SQL to one server, and its rows.
 //!
 //! # Promises
-//! - What is asked is rolled back, and read-only, whatever it is.
+//! - What is [asked](Session::ask) is rolled back, and read-only, whatever it is.
 //! - Names in answers are qualified: only `pg_catalog` is searched.
 //!
 //! # Refuses
@@ -25,14 +25,14 @@ use crate::wire::write;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The columns of one row, as text.
-pub(super) type Row = Vec<Option<String>>;
+pub(crate) type Row = Vec<Option<String>>;
 
 /// A server that answers questions.
-pub(super) struct Session(Server);
+pub(crate) struct Session(Server);
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The connection broke.
     Lost(io::Error),
     /// The server's own words.
@@ -63,7 +63,7 @@ impl fmt::Display for Fault {
 
 impl Session {
     /// Over a connection that is nobody else's.
-    pub(super) fn over(server: Server) -> Self {
+    pub(crate) fn over(server: Server) -> Self {
         Self(server)
     }
 
@@ -82,8 +82,15 @@ impl Session {
         answer
     }
 
+    /// The rows of a text of statements, run as it is. Not for questions: it may change things.
+    ///
+    /// Not cancel safe: the answer would be taken for the next question's.
+    pub(crate) async fn run(&mut self, sql: &str) -> Result<Vec<Row>, Fault> {
+        timeout(PATIENCE, self.exchange(sql)).await.map_err(|_| Fault::TimedOut)?
+    }
+
     /// Says goodbye.
-    pub(super) fn close(self) {
+    pub(crate) fn close(self) {
         self.0.close();
     }
 

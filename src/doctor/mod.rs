@@ -27,5 +27,7 @@ mod judge;
 mod rounds;
 mod text;
 
+pub(crate) use ask::Session;
 pub use finding::{Finding, Report, Severity};
 pub use rounds::{Visit, examine};
+pub(crate) use rounds::{connect, named};

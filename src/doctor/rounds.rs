@@ -34,7 +34,7 @@ pub struct Visit {
 }
 
 /// Why a database could not be examined.
-enum Trouble {
+pub(crate) enum Trouble {
     Asking(Fault),
     Connecting(String, ConnectError),
     NoLogin,
@@ -89,7 +89,7 @@ async fn rounds(config: &Config, visit: &Visit) -> Report {
 }
 
 /// The databases to examine: those asked for, or else all but the fallback, which has no name of its own.
-fn named<'a>(config: &'a Config, asked: &[String]) -> Vec<(String, Option<&'a DatabaseEntry>)> {
+pub(crate) fn named<'a>(config: &'a Config, asked: &[String]) -> Vec<(String, Option<&'a DatabaseEntry>)> {
     let entry = |name: &str| config.databases.iter().find(|entry| entry.name == name);
     if !asked.is_empty() {
         return asked.iter().map(|name| (name.clone(), entry(name).or_else(|| entry(FALLBACK)))).collect();
@@ -169,7 +169,7 @@ fn roles(config: &Config, entry: &DatabaseEntry) -> BTreeSet<String> {
 }
 
 /// A server, as the first user who can log in; as nobody, without any variable of the identity.
-async fn connect(
+pub(crate) async fn connect(
     logins: &Logins,
     name: &str,
     entry: &DatabaseEntry,

@@ -493,9 +493,11 @@ impl Manager {
         let Opened { peer, address, reported, key, .. } = opened;
         let id = ServerId(self.shared.next_server.fetch_add(1, Ordering::Relaxed));
         let now = Instant::now();
+        let mut state = ServerState::new(id, self.intern_baseline(reported));
+        state.tier.process = key.as_ref().map(ServerKey::process_id);
         Server {
             peer,
-            state: ServerState::new(id, self.intern_baseline(reported)),
+            state,
             exchange: Exchange::default(),
             cancel: Arc::new(CancelTarget::new(id, address, key)),
             born: now,

@@ -33,7 +33,7 @@ use crate::proxy::checkout::{NoLease, checkout};
 use crate::proxy::counts::{Cancelled, Login};
 use crate::proxy::entrance::{Arrival, Guest, receive};
 use crate::proxy::farewell::{Denied, Ended};
-use crate::proxy::relay::{self, Lateness, Watch, relay, relay_abandoned};
+use crate::proxy::relay::{self, Lateness, Watch, relay, relay_abandoned, tell_time};
 use crate::proxy::replication;
 use crate::session::exchange::Loss;
 use crate::session::idle::{self, Idle};
@@ -358,6 +358,7 @@ impl Client {
         server.cancel.life.lend(self.record.id, Instant::now());
         let (answered, swept, pinned) = (server.exchange.answered(), server.exchange.sweeps(), state.pins);
         let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
+        tell_time(state, &mut server.state);
         server.exchange.begin(state, told, &mut server.state, outbox);
         let mut watch = Watch::new(&state.rules);
         let result = loop {

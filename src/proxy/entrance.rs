@@ -29,7 +29,7 @@ use crate::proxy::checkout::{NoLease, checkout};
 use crate::proxy::console::{Role, Visitor};
 use crate::proxy::counts::Login;
 use crate::proxy::farewell::Denied;
-use crate::proxy::relay::relay_abandoned;
+use crate::proxy::relay::{relay_abandoned, tell_time};
 use crate::proxy::{Edition, Proxy};
 use crate::session::claim::Claim;
 use crate::session::idle::MAX_TOKEN;
@@ -640,6 +640,7 @@ async fn try_settings(
         })?;
         let server = &mut *lease;
         let mut said = BytesMut::new();
+        tell_time(state, &mut server.state);
         server.exchange.begin_trial(state, &mut said, &mut server.state, &mut server.peer.buffers.outbox);
         // What the server reports goes into the welcome, not before it.
         let limit = pool.settings().acquire_timeout;

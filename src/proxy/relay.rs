@@ -14,7 +14,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -22,7 +22,7 @@ use crate::net::Peer;
 use crate::pool::{Doing, Life, Server};
 use crate::proxy::cancel::{ClientHandle, Order};
 use crate::session::violation::Violation;
-use crate::session::{ClientState, Exchange, Outcome, Rules};
+use crate::session::{ClientState, Exchange, Outcome, Rules, ServerState};
 use crate::token::has_passed;
 use crate::wire::Buffers;
 
@@ -53,6 +53,14 @@ pub(super) enum Lateness {
     Query,
     /// Both, with a transaction.
     Transaction,
+}
+
+/// Tokens say until when they are good: a turn that makes one is told the time.
+pub(super) fn tell_time(client: &ClientState, server: &mut ServerState) {
+    if client.rules.identity.signing().is_some() {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        server.tier.now = since.map_or(0, |since| since.as_secs());
+    }
 }
 
 /// Moves bytes between a client and its server until the exchange has come to something.

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::names::ServerId;
+use crate::session::claim::Identity;
 use crate::session::client::ClientState;
 use crate::session::hold::{Pin, Pins};
 use crate::session::inject::Prelude;
@@ -203,6 +204,8 @@ pub struct Exchange {
     has_spoken: bool,
     /// How many statements of the prelude the server will have by name, once it is proven.
     named: usize,
+    /// Whether the prelude has a token in it.
+    is_signed: bool,
     /// Whether the prelude changes settings: the server reports them only with its next ReadyForQuery.
     changes_settings: bool,
     /// How many units the client has ended: what was said before the last end may fail without what comes after it.
@@ -272,9 +275,15 @@ impl Exchange {
         self.ends_soon = false;
         let identity = &client.rules.identity;
         self.is_one_shot = identity.enabled && identity.scope == Scope::Transaction;
+        let key = identity.signing();
+        if let Some(key) = key {
+            server.tier.prepare(key, client.claim.current().map_or(b"", Identity::as_bytes));
+        }
+        self.is_signed = key.is_some();
         let prelude = Prelude {
             identity,
             claim: &client.claim,
+            token: key.map(|_| server.tier.token()),
             prepared: server.prelude,
             applied: &server.applied,
             wanted: &client.wanted,
@@ -670,6 +679,7 @@ impl Exchange {
         }
         let had_pins = !client.pins.is_empty();
         server.applied = findings.values.clone();
+        server.tier.set_known(findings.knows_token);
         if self.is_abandoned {
             let is_dirty = had_pins || !pins.is_empty() || has_foreign_plans || self.hints.has(Hints::OPAQUE);
             return if is_dirty { self.sweep(true, outbox) } else { self.finish(client, server, outbox) };

@@ -5,6 +5,7 @@
 //!  P/B/E  RESET name                                         one for each setting that is not this client's
 //!  P      select pg_catalog.set_config($1,$2,false)
 //!  B/E    name, value                                        one for each setting, the identity's variables last
+//!  P/B/E  select ident.login($1),pg_catalog.set_config($2,$3,false)      token, variable, value: only with `form = "login"`
 //!  P/B/E  COMMIT
 //!  the client's first unit                                   in the same write; no Sync of ours anywhere
 //! ```
@@ -39,6 +40,8 @@ pub struct Prelude<'a> {
     pub identity: &'a IdentitySettings,
     /// What the client has claimed.
     pub claim: &'a Claim,
+    /// The token that says who the user is, with `form = "login"`.
+    pub token: Option<&'a [u8]>,
     /// How many statements of the prelude the server has by [name](Self::named).
     pub prepared: usize,
     /// The settings the server has.
@@ -59,7 +62,7 @@ impl Prelude<'_> {
     pub fn named(&self) -> usize {
         match (self.identity.trusted_sql && self.identity.said().next().is_some(), self.identity.form) {
             (false, _) => 0,
-            (true, Form::Literal) => 2,
+            (true, Form::Literal | Form::Login) => 2,
             (true, Form::Bound) => 3,
         }
     }
@@ -86,9 +89,9 @@ impl Prelude<'_> {
 
     fn write_settings(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline) {
         let literal = self.identity.form == Form::Literal;
-        let bound = self.identities().filter(|_| !literal);
+        let bound = self.identities().skip(usize::from(self.token.is_some())).filter(|_| !literal);
         let mut settings = self.applied.to_set(self.wanted).chain(bound).peekable();
-        let name = if literal { b"" } else { self.name(Step::Set) };
+        let name = if self.identity.form == Form::Bound { self.name(Step::Set) } else { b"" };
         if settings.peek().is_some() {
             self.parse(outbox, pipeline, Step::Set, name, b"select pg_catalog.set_config($1,$2,false)");
         }
@@ -100,6 +103,14 @@ impl Prelude<'_> {
         }
         for (variable, value) in self.identities().filter(|_| literal) {
             statement(outbox, pipeline, Step::Assign, &assign(variable, value));
+        }
+        if let (Some(token), Some((variable, value))) = (self.token, self.identities().next()) {
+            write::parse(outbox, b"", b"select ident.login($1),pg_catalog.set_config($2,$3,false)", &[]);
+            write::bind_text(outbox, b"", b"", &[Some(token), Some(variable), Some(value)]);
+            write::execute(outbox, b"", 0);
+            for answer in [Answer::Parse, Answer::Bind, Answer::Execute] {
+                pipeline.push(Owed::client(answer).by(Origin::Prelude(Step::Set)));
+            }
         }
     }
 
@@ -227,6 +238,7 @@ mod tests {
         texts(&Prelude {
             identity,
             claim: &claim,
+            token: (identity.form == Form::Login).then_some(&b"a token"[..]),
             prepared,
             applied: &nothing,
             wanted: &nothing,
@@ -295,6 +307,20 @@ mod tests {
     }
 
     #[test]
+    fn a_token_takes_the_place_of_the_main_variable_which_is_said_with_it() {
+        let further = Variable { name: "app.tenant_id".into(), pattern: Pattern::Any };
+        let identity =
+            IdentitySettings { form: Form::Login, variables: vec![further], ..IdentitySettings::default() };
+
+        let (said, owed) = said(&identity, 0);
+
+        assert_eq!(owed, "owed: 1! 2! C! 1! 2! C! 1! 2! C! 1! 2! C!");
+        let named = |name: &str| said.iter().filter(|line| line.contains(name)).count();
+        assert_eq!(["app.current_user_id", "app.tenant_id", "a token"].map(named), [1, 1, 1]);
+        assert!(parses(&said).contains(&"select ident.login($1),pg_catalog.set_config($2,$3,false)"));
+    }
+
+    #[test]
     fn a_literal_cannot_end_its_quotes() {
         assert_eq!(assign(b"app.u", b"a'b\\c"), b"SET \"app\".\"u\" = E'a''b\\\\c'");
     }
@@ -307,6 +333,7 @@ mod tests {
         let prelude = Prelude {
             identity: &off,
             claim: &claim,
+            token: None,
             prepared: 0,
             applied: &applied,
             wanted: &wanted,

@@ -15,6 +15,7 @@ use bytes::BytesMut;
 
 use crate::session::hold::{Pin, Pins};
 use crate::session::parameters::Values;
+use crate::session::tier;
 use crate::wire::Malformed;
 use crate::wire::backend;
 use crate::wire::write;
@@ -117,6 +118,8 @@ pub struct Findings {
     pub pins: Pins,
     /// Whether the identity is there still.
     pub has_identity: bool,
+    /// Whether a token is remembered (`form = "login"`).
+    pub knows_token: bool,
     /// The `statement_timeout` there was, if the guard has changed it.
     guarded: Option<Box<[u8]>>,
     /// How many statements there are by protocol, if the server says so; we know how many there should be.
@@ -144,6 +147,10 @@ impl Findings {
             }
             // The guard's own.
             (b"setting", Some(_)) if name == b"statement_timeout" && self.guarded.is_some() => {}
+            // Not the client's: it cannot even say it.
+            (b"setting", Some(value)) if name == tier::SETTING && value.starts_with(tier::PREFIX) => {
+                self.knows_token = true;
+            }
             (b"setting", Some(value)) => {
                 self.values.set(name, value);
             }

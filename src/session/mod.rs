@@ -34,6 +34,7 @@ pub mod server;
 mod settings;
 pub mod sql;
 pub mod tally;
+pub mod tier;
 pub mod transaction;
 pub mod violation;
 

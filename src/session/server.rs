@@ -10,6 +10,7 @@ use crate::names::ServerId;
 use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::ServerStatements;
 use crate::session::role::{DEFAULT_TRANSACTION_READ_ONLY, Role};
+use crate::session::tier::Tier;
 
 /// One server's side of the conversation.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct ServerState {
     pub hides_statements: bool,
     /// How many statements of the prelude it has by name (see [`crate::session::inject`]).
     pub prelude: usize,
+    /// Its logins by token.
+    pub tier: Tier,
     /// Whether it must prove itself alive before a client's words are sent: it has been idle for long.
     pub is_doubtful: bool,
 }
@@ -46,6 +49,7 @@ impl ServerState {
             statements: ServerStatements::default(),
             hides_statements: false,
             prelude: 0,
+            tier: Tier::default(),
             is_doubtful: false,
         }
     }
@@ -64,6 +68,7 @@ impl ServerState {
     /// After the full clean: what clients set is gone.
     pub fn on_swept(&mut self, with_statements: bool) {
         self.applied = Values::default();
+        self.tier.set_known(false);
         if with_statements {
             self.forget_statements();
         }

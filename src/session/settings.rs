@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::auth::Secret;
+use crate::auth::{LoginKey, Secret};
 use crate::names::CertificateName;
 
 /// When a server may go home (PgBouncer's `pool_mode`).
@@ -70,6 +70,8 @@ pub enum Form {
     /// `set_config($1, $2, false)` with bound values.
     #[default]
     Bound,
+    /// `ident.login($1)` with a signed token, and the variable besides: the application's SQL cannot change who it is.
+    Login,
     /// `SET variable = '...'`: cheaper, but the identity shows in `pg_stat_activity`.
     Literal,
 }
@@ -183,6 +185,10 @@ pub struct IdentitySettings {
     pub pattern: Pattern,
     /// How it is written.
     pub form: Form,
+    /// What signs the tokens of `form = "login"`.
+    pub login_key: Option<LoginKey>,
+    /// The file it is read from, if it is.
+    pub login_key_file: Option<PathBuf>,
     /// Whether the prelude is three statements that the server has prepared by name: cheaper, but SQL can replace them.
     pub trusted_sql: bool,
     /// Roles that may go without an identity under `missing = "deny"` (migrations).
@@ -209,6 +215,8 @@ impl Default for IdentitySettings {
             scope: Scope::default(),
             pattern: Pattern::default(),
             form: Form::default(),
+            login_key: None,
+            login_key_file: None,
             trusted_sql: false,
             exempt: Vec::new(),
             strict: false,
@@ -218,6 +226,11 @@ impl Default for IdentitySettings {
 }
 
 impl IdentitySettings {
+    /// What signs this client's tokens, where they are used.
+    pub fn signing(&self) -> Option<&LoginKey> {
+        self.login_key.as_ref().filter(|_| self.enabled && self.form == Form::Login)
+    }
+
     /// The variables a client states, the main one first; none if the identity is off.
     pub fn stated(&self) -> impl Iterator<Item = (&str, &Pattern)> + Clone {
         let main = (self.variable.as_str(), &self.pattern);

@@ -106,6 +106,9 @@ impl Exchange {
                 buffer::discard(&mut client_buffers.inbox, std::mem::take(&mut self.cursor));
                 server.applied = client.wanted.clone();
                 server.prelude = server.prelude.max(self.named);
+                if self.is_signed {
+                    server.tier.set_known(true);
+                }
                 if !self.changes_settings {
                     client.tell(&server.reported, outbox);
                 }
@@ -404,6 +407,9 @@ impl Exchange {
         self.undo.clear();
         self.refused.clear();
         self.deallocating.clear();
+        if self.is_signed {
+            server.tier.on_refused(sqlstate);
+        }
         server.prelude = 0; // it may have lost one of them; all are said again
         self.phase = Phase::Unwinding(sqlstate);
         self.segment = Segment::Synced;
