@@ -8,7 +8,7 @@ use crate::harness::{notation, say};
 contract! {
     /// 6.
     async fn a_cancel_during_the_injection_runs_nothing(setting: Setting) {
-        let stage = setting.stage().await;
+        let stage = setting.with_faults().stage().await;
         let (mut a, mut b) = stage.pair().await;
         is(&mut b, B).await;
 
@@ -30,7 +30,7 @@ contract! {
 
     /// 6, by somebody else's hand: the client did not ask for it, so it is tried again and never told.
     async fn an_injection_cancelled_by_an_administrator_is_tried_again(setting: Setting) {
-        let stage = setting.stage().await;
+        let stage = setting.with_faults().stage().await;
         let (mut a, mut b) = stage.pair().await;
         is(&mut b, B).await;
 

@@ -141,7 +141,7 @@ contract! {
 
     /// 49, before the injection is proven: nothing has run, so it runs elsewhere, once.
     async fn a_backend_killed_in_the_injection_has_run_nothing(setting: Setting) {
-        let stage = setting.stage().await;
+        let stage = setting.with_faults().stage().await;
         let (mut a, mut b) = stage.pair().await;
         is(&mut b, B).await;
         stage.injection(Injection::SleepsOnce).await;
@@ -159,7 +159,7 @@ contract! {
 
     /// 49, whichever server it is: an error in the end, and nothing has run.
     async fn backends_that_die_in_every_injection_run_nothing(setting: Setting) {
-        let stage = setting.stage().await;
+        let stage = setting.with_faults().stage().await;
         let (mut a, mut b) = stage.pair().await;
         is(&mut b, B).await;
         stage.injection(Injection::Dies).await;

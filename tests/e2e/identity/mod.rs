@@ -4,14 +4,14 @@
 //! server unless that client's identity was committed there after anybody else's use of it. Two users, A and B, share a
 //! pool that is as small as can be, and neither ever sees, or acts as, the other.
 //!
-//! Every test carries the number of its line in the contract's list. Left out, because what they are about does not
-//! exist: the login tier (57, 58), `doctor` (35).
+//! Every test carries the number of its line in the contract's list; 35 is in `crate::doctor`.
 
 mod cancels;
 mod claims;
 mod deaths;
 mod failures;
 mod leftovers;
+mod login;
 mod pipelines;
 mod servers;
 mod stage;
@@ -22,7 +22,7 @@ mod variables;
 
 use stage::{A, B, ME, Setting, Stage, act, first_column, is, me};
 
-/// Makes of one scenario a test for each major, and some for each other transport (60).
+/// Makes of one scenario a test for each major, some for each other transport (60), and for each other form of the injection.
 #[macro_export]
 macro_rules! contract {
     ($( $(#[$about:meta])* async fn $name:ident($setting:ident: Setting) $scenario:block )+) => { $(
@@ -31,12 +31,16 @@ macro_rules! contract {
             #[allow(unused_imports)]
             use super::*;
             use $crate::harness::Postgres;
-            use $crate::identity::stage::{Setting, Transport};
+            use $crate::identity::stage::{Form, Setting, Transport};
 
             async fn scenario($setting: Setting) $scenario
 
             async fn on(major: u16, transport: Transport) {
-                let setting = Setting::new(Postgres::shared(major).await, transport).await;
+                said(major, transport, Form::Bound).await;
+            }
+
+            async fn said(major: u16, transport: Transport, form: Form) {
+                let setting = Setting::new(Postgres::shared(major).await, transport, form).await;
                 Box::pin(scenario(setting)).await;
             }
 
@@ -58,6 +62,12 @@ macro_rules! contract {
             async fn over_unix_sockets() { on(17, Transport::Unix).await }
             #[tokio::test]
             async fn with_random_delays() { on(18, Transport::Jittery).await }
+            #[tokio::test]
+            async fn said_literally() { said(16, Transport::Tcp, Form::Literal).await }
+            #[tokio::test]
+            async fn by_login_on_15() { said(15, Transport::Tcp, Form::Login).await }
+            #[tokio::test]
+            async fn by_login_on_18() { said(18, Transport::Tcp, Form::Login).await }
         }
     )+ };
 }

@@ -8,7 +8,7 @@ use crate::harness::{notation, say};
 contract! {
     /// 17.
     async fn a_pipelined_transaction_whose_injection_fails_runs_nothing(setting: Setting) {
-        let stage = setting.stage().await;
+        let stage = setting.with_faults().stage().await;
         let (mut a, mut b) = stage.pair().await;
         is(&mut b, B).await;
         let unit = |sql: &str| say::join([say::extended(sql, &[]), say::sync()]);
@@ -27,7 +27,7 @@ contract! {
 
     /// 17 and 18, the injection failing once: it is said again, and the client never knows.
     async fn a_pipeline_whose_injection_fails_once_is_answered_in_full(setting: Setting) {
-        let stage = setting.stage().await;
+        let stage = setting.with_faults().stage().await;
         let (mut a, mut b) = stage.pair().await;
         is(&mut b, B).await;
 
@@ -51,7 +51,7 @@ contract! {
 
     /// 18.
     async fn queries_in_one_write_whose_injection_fails_run_nothing(setting: Setting) {
-        let stage = setting.stage().await;
+        let stage = setting.with_faults().stage().await;
         let (mut a, mut b) = stage.pair().await;
         is(&mut b, B).await;
         stage.injection(Injection::Fails).await;
@@ -203,7 +203,7 @@ contract! {
 
     /// 52.
     async fn a_first_unit_too_long_to_be_kept_waits_for_its_injection(setting: Setting) {
-        let stage = setting.stage().await;
+        let stage = setting.with_faults().stage().await;
         let (mut a, mut b) = stage.pair().await;
         is(&mut b, B).await;
         let long = format!("{} /* {} */", act(A), "x".repeat(200_000));

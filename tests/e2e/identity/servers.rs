@@ -382,7 +382,8 @@ async fn answers_to_the_injection_cut_anywhere_are_the_same_answers() {
 async fn words_and_answers_that_come_byte_by_byte_are_the_same() {
     let postgres = Postgres::shared(18).await;
     let network = DelayProxy::before(postgres.address(), Duration::ZERO).await;
-    let setting = super::Setting::new(postgres, super::stage::Transport::Tcp).await;
+    let setting =
+        super::Setting::new(postgres, super::stage::Transport::Tcp, super::stage::Form::Bound).await;
     let stage: Stage = setting.stage_with(|pgusher| pgusher.via(network.address())).await;
     let (mut a, mut b) = stage.pair().await;
     is(&mut a, A).await;

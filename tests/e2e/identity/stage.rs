@@ -25,21 +25,43 @@ pub enum Transport {
     Unix,
 }
 
+/// How the pooler says to the server who the user is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    Bound,
+    Literal,
+    Login,
+}
+
+/// What signs tokens.
+pub const KEY: &str = "a key that nobody knows but the pooler and the database";
+
 /// A database with the tables, and no pooler before it yet.
 pub struct Setting {
     pub postgres: Postgres,
     transport: Transport,
+    form: Form,
 }
 
 impl Setting {
-    pub async fn new(postgres: Postgres, transport: Transport) -> Self {
+    pub async fn new(postgres: Postgres, transport: Transport, form: Form) -> Self {
         postgres.sql(TABLES).await;
-        Self { postgres, transport }
+        if form == Form::Login {
+            postgres.sql(include_str!("../../../deploy/sql/identity.sql")).await;
+            postgres.sql(&format!("select ident.add_key('{KEY}'); {STRICTER}")).await;
+        }
+        Self { postgres, transport, form }
+    }
+
+    /// The same, for an injection that is made to fail: a literal is no function that another could be put in place of.
+    pub fn with_faults(self) -> Self {
+        let form = if self.form == Form::Literal { Form::Bound } else { self.form };
+        Self { form, ..self }
     }
 
     /// Another like it, in a database of its own.
     pub async fn again(&self) -> Self {
-        Self::new(Postgres::shared(self.postgres.major()).await, self.transport).await
+        Self::new(Postgres::shared(self.postgres.major()).await, self.transport, self.form).await
     }
 
     /// A pool of one server, identity on, everything else default.
@@ -49,9 +71,15 @@ impl Setting {
 
     /// The same, with further configuration.
     pub async fn stage_with(self, configure: impl FnOnce(Builder) -> Builder) -> Stage {
-        let Self { postgres, transport } = self;
+        let Self { postgres, transport, form } = self;
         let mut networks = Vec::new();
-        let mut builder = configure(Pgusher::before(&postgres).pool_size(1).identity());
+        let builder = Pgusher::before(&postgres).pool_size(1).identity();
+        let builder = match form {
+            Form::Bound => builder,
+            Form::Literal => builder.text("identity", "form", "literal"),
+            Form::Login => builder.text("identity", "form", "login").text("identity", "login_key", KEY),
+        };
+        let mut builder = configure(builder);
         let sockets = tempfile::tempdir().expect("a directory");
         match transport {
             Transport::Tcp => {}
@@ -95,7 +123,7 @@ impl Setting {
                 target.address = Address::Tcp(networks[1].address());
             }
         }
-        Stage { pgusher, postgres, target, _networks: networks, _sockets: sockets }
+        Stage { pgusher, form, postgres, target, _networks: networks, _sockets: sockets }
     }
 }
 
@@ -108,6 +136,7 @@ async fn jittery(before: std::net::SocketAddr) -> DelayProxy {
 /// The tables, a pooler before them, and a way to reach it.
 pub struct Stage {
     pub pgusher: Pgusher,
+    pub form: Form,
     pub postgres: Postgres,
     pub target: Target,
     _networks: Vec<DelayProxy>,
@@ -236,6 +265,10 @@ create table ledger (id int primary key, parent int references ledger deferrable
 grant usage, create on schema public to app, other;
 grant all on notes, ledger to app, other;
 ";
+
+/// The same policy, and the identity of the login tier has to agree.
+const STRICTER: &str = "alter policy own on notes
+    using (owner = current_setting('app.current_user_id')::uuid and owner is not distinct from (select app.uid()))";
 
 /// Puts a function of ours in the place of `set_config`: it does what the table says, then what the real one does.
 const INJECTION: &str = "
