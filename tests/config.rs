@@ -143,6 +143,34 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     is_key.then_some((name, value))
 }
 
+/// `deploy/FRAMEWORKS.md` quotes the programs of `tests/drivers/identity`, which `e2e::drivers` runs; what nobody runs says so.
+#[test]
+fn every_snippet_for_a_framework_is_part_of_a_program_that_is_run() {
+    let text = std::fs::read_to_string(root().join("deploy/FRAMEWORKS.md")).expect("the file is there");
+    let mut quoted = BTreeSet::new();
+    for (before, snippet) in
+        text.split("```").collect::<Vec<_>>().chunks_exact(2).map(|pair| (pair[0], pair[1]))
+    {
+        let mark = before.trim_end().lines().last().unwrap_or_default();
+        if mark == "<!-- not run -->" {
+            continue;
+        }
+        let name = mark.strip_prefix("<!-- run: ").and_then(|rest| rest.strip_suffix(" -->"));
+        let name = name.unwrap_or_else(|| panic!("neither run nor said not to be: {snippet}"));
+        let program = std::fs::read_to_string(root().join("tests/drivers/identity").join(name)).expect(name);
+        let program: Vec<_> = program.lines().map(str::trim).collect();
+        let snippet: Vec<_> = snippet.lines().skip(1).map(str::trim).collect();
+        assert!(program.windows(snippet.len()).any(|lines| lines == snippet), "not in {name}: {snippet:#?}");
+        quoted.insert(name.to_owned());
+    }
+
+    let programs = std::fs::read_dir(root().join("tests/drivers/identity")).expect("the programs");
+    let programs = programs.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned());
+    let programs: BTreeSet<_> =
+        programs.filter(|name| name.starts_with("with_") || name == "rust.rs").collect();
+    assert_eq!(quoted, programs);
+}
+
 fn load(file: &str) -> Result<Config, Problems> {
     load_with(file, &[("PGUSHER_UPSTREAM", "postgres://app:secret@db/shop")])
 }
