@@ -862,7 +862,6 @@ mod tests {
         for text in [
             "select current_setting('app.current_user_id')",
             "insert into t values ('app.current_user_id')",
-            "select set_config('app.current_user_id', $1, true)",
         ] {
             assert_eq!(hints(text), Hints::default(), "{text}");
         }
