@@ -26,8 +26,11 @@
 
 mod from_client;
 mod from_server;
+mod judgement;
+mod statements;
 
-pub(in crate::session) use from_client::{needed, read_query, refusal, subject};
+pub(in crate::session) use from_client::{needed, read_query};
+pub(in crate::session) use judgement::{refusal, subject};
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -859,10 +859,9 @@ mod tests {
 
     #[test]
     fn what_only_mentions_the_identity_is_no_command_on_it() {
-        for text in [
-            "select current_setting('app.current_user_id')",
-            "insert into t values ('app.current_user_id')",
-        ] {
+        for text in
+            ["select current_setting('app.current_user_id')", "insert into t values ('app.current_user_id')"]
+        {
             assert_eq!(hints(text), Hints::default(), "{text}");
         }
         for text in [
