@@ -1,7 +1,10 @@
-//! What the client says: held back, passed on, renamed, answered in the server's place, or refused.
+//! What the client says: held back, passed on, answered in the server's place, or refused.
+//!
+//! The loop over its frames, and those that name no statement; those that do are in `statements`, and what may pass is decided in
+//! `judgement`.
 //!
 //! # Promises
-//! - Bytes of values and of copied data are never looked at.
+//! - Copied data is never looked at.
 //! - What is refused in the middle of things is refused by the server too: it is sent a text that cannot be parsed, so that
 //!   its transaction fails as the client expects, and the error is given our words.
 //!
@@ -103,54 +106,75 @@ impl Exchange {
             }
             let Some(front) = buffers.inbox.get(self.cursor..) else { break };
             let Some(header) = Header::read(front).map_err(broken)? else { break };
-            let available = front.len().min(header.len);
-            if self.phase == Phase::Barrier && self.cursor.saturating_add(header.len) > client.rules.retained
-            {
-                self.wait_for_proof(outbox);
+            let Some(frame) = self.judgeable(header, front, &client.rules, outbox).map_err(broken)? else {
                 break;
-            }
-            // What is kept is kept in whole frames: half of one could not be taken back.
-            let is_kept = self.phase == Phase::Barrier;
-            if available < needed(header, front, &client.rules).map_err(broken)?
-                || (is_kept && available < header.len)
-            {
-                break;
-            }
+            };
             if header.tag == tag::COPY_DATA && self.phase == Phase::Talking {
                 self.pass_copy_data(&mut buffers.inbox, outbox).map_err(broken)?;
                 continue;
             }
-            let frame = front.get(..available).unwrap_or_default();
-            let (done, discards) = match self.on_client_frame(header, frame, client, server, outbox)? {
-                Move::Hold => break,
-                // What follows in the inbox is the rest only if what came before is gone from it.
-                Move::Done(done) if is_kept => {
-                    outbox.extend_from_slice(frame.get(done..).unwrap_or_default());
-                    (available, false)
-                }
-                Move::Done(done) => (done, false),
-                Move::Drop => (available, true),
-                Move::Pass => {
-                    outbox.extend_from_slice(frame);
-                    (available, false)
-                }
-            };
-            let rest = header.len - done;
+            let moved = self.on_client_frame(header, frame, client, server, outbox)?;
+            let Some((done, rest)) = self.carry_out(moved, header, frame, outbox) else { break };
             self.has_spoken = true;
             if self.phase == Phase::Ready {
                 self.phase = Phase::Talking;
             }
             self.consume(&mut buffers.inbox, done);
-            self.client_rest = match rest {
-                0 => Rest::None,
-                _ if discards => Rest::Discard(rest),
-                _ => Rest::Forward(rest),
-            };
+            self.client_rest = rest;
             if self.pipeline.front().is_some_and(|owed| owed.origin == Origin::Supplied) {
                 self.supply(&mut buffers.outbox);
             }
         }
         Ok(())
+    }
+
+    /// What there is of a frame, if that is enough to judge it.
+    fn judgeable<'a>(
+        &mut self,
+        header: Header,
+        front: &'a [u8],
+        rules: &Rules,
+        outbox: &mut BytesMut,
+    ) -> Result<Option<&'a [u8]>, Malformed> {
+        if self.phase == Phase::Barrier && self.cursor.saturating_add(header.len) > rules.retained {
+            self.wait_for_proof(outbox);
+            return Ok(None);
+        }
+        let frame = front.get(..front.len().min(header.len)).unwrap_or_default();
+        // What is kept is kept in whole frames: half of one could not be taken back.
+        let is_half = self.phase == Phase::Barrier && frame.len() < header.len;
+        let is_enough = frame.len() >= needed(header, front, rules)? && !is_half;
+        Ok(is_enough.then_some(frame))
+    }
+
+    /// Does with a frame what was judged: how many bytes of it are done, and what becomes of the rest; `None` if it waits.
+    fn carry_out(
+        &mut self,
+        moved: Move,
+        header: Header,
+        frame: &[u8],
+        outbox: &mut BytesMut,
+    ) -> Option<(usize, Rest)> {
+        let (done, discards) = match moved {
+            Move::Hold => return None,
+            // What follows in the inbox is the rest only if what came before is gone from it.
+            Move::Done(done) if self.phase == Phase::Barrier => {
+                outbox.extend_from_slice(frame.get(done..).unwrap_or_default());
+                (frame.len(), false)
+            }
+            Move::Done(done) => (done, false),
+            Move::Drop => (frame.len(), true),
+            Move::Pass => {
+                outbox.extend_from_slice(frame);
+                (frame.len(), false)
+            }
+        };
+        let rest = match header.len - done {
+            0 => Rest::None,
+            rest if discards => Rest::Discard(rest),
+            rest => Rest::Forward(rest),
+        };
+        Some((done, rest))
     }
 
     pub(super) fn is_holding_back(&self) -> bool {
@@ -240,31 +264,8 @@ impl Exchange {
     ) -> Result<Move, Violation> {
         let broken = |malformed| Violation::Malformed(Side::Client, malformed);
         let body = frame.get(HEADER..).unwrap_or_default();
-        match header.tag {
-            tag::TERMINATE => {
-                self.has_left = true;
-                return Ok(Move::Drop);
-            }
-            tag::SYNC if self.is_copying_in => return Ok(Move::Drop),
-            tag::SYNC => {
-                self.segment = Segment::Synced;
-                self.epoch += 1;
-                self.has_executed = false;
-                self.end_unit(Unit::Sync);
-                self.pipeline.push(Owed::client(Answer::Sync));
-                return Ok(Move::Pass);
-            }
-            // The server skips these as well.
-            _ if self.segment == Segment::Void => return Ok(Move::Drop),
-            tag::FLUSH => return Ok(if self.is_copying_in { Move::Drop } else { Move::Pass }),
-            tag::COPY_DATA => return Ok(Move::Pass),
-            tag::COPY_DONE | tag::COPY_FAIL => {
-                if !std::mem::take(&mut self.is_copying_in) {
-                    self.pipeline.push_copy_end();
-                }
-                return Ok(Move::Pass);
-            }
-            _ => {}
+        if let Some(moved) = self.on_bodiless(header.tag) {
+            return Ok(moved);
         }
         // Anything else in the middle of COPY IN ends it with an error, at a place we cannot know.
         self.is_tainted |= self.is_copying_in;
@@ -284,21 +285,53 @@ impl Exchange {
                 Target::Portal(_) => Ok(self.pass_extended(Owed::client(Answer::Close))),
                 Target::Statement(name) => Ok(self.on_close(name, client, server)),
             },
-            tag::EXECUTE => {
-                frontend::execute(body).map_err(broken)?;
-                self.has_executed = true;
-                let owed = Owed::client(Answer::Execute).about(self.bound);
-                if !self.bound_cleans {
-                    return Ok(self.pass_extended(owed));
-                }
-                outbox.extend_from_slice(frame);
-                write::flush(outbox); // what follows waits for the answer, so the answer must not wait for a Sync
-                self.is_cleaning = true;
-                let _ = self.pass_extended(owed);
-                Ok(Move::Drop)
-            }
+            tag::EXECUTE => self.on_execute(frame, outbox).map_err(broken),
             unexpected => Err(Violation::Unexpected(Side::Client, unexpected)),
         }
+    }
+
+    /// Judges a frame whose body does not matter, or that is skipped; `None` if it is another.
+    fn on_bodiless(&mut self, tag: u8) -> Option<Move> {
+        Some(match tag {
+            tag::TERMINATE => {
+                self.has_left = true;
+                Move::Drop
+            }
+            tag::SYNC if self.is_copying_in => Move::Drop,
+            tag::SYNC => {
+                self.segment = Segment::Synced;
+                self.epoch += 1;
+                self.has_executed = false;
+                self.end_unit(Unit::Sync);
+                self.pipeline.push(Owed::client(Answer::Sync));
+                Move::Pass
+            }
+            // The server skips these as well.
+            _ if self.segment == Segment::Void => Move::Drop,
+            tag::FLUSH if self.is_copying_in => Move::Drop,
+            tag::COPY_DATA | tag::FLUSH => Move::Pass,
+            tag::COPY_DONE | tag::COPY_FAIL => {
+                if !std::mem::take(&mut self.is_copying_in) {
+                    self.pipeline.push_copy_end();
+                }
+                Move::Pass
+            }
+            _ => return None,
+        })
+    }
+
+    fn on_execute(&mut self, frame: &[u8], outbox: &mut BytesMut) -> Result<Move, Malformed> {
+        frontend::execute(frame.get(HEADER..).unwrap_or_default())?;
+        self.has_executed = true;
+        let owed = Owed::client(Answer::Execute).about(self.bound);
+        if !self.bound_cleans {
+            return Ok(self.pass_extended(owed));
+        }
+        outbox.extend_from_slice(frame);
+        write::flush(outbox); // what follows waits for the answer, so the answer must not wait for a Sync
+        self.is_cleaning = true;
+        let _ = self.pass_extended(owed);
+        Ok(Move::Drop)
     }
 
     /// The first unit has ended; what comes behind it waits for the prelude.

@@ -43,6 +43,17 @@ enum Fate {
     Swallow,
 }
 
+impl Fate {
+    /// What becomes of bytes of the frame that have not come yet.
+    fn of_rest(self, rest: usize) -> Rest {
+        match (self, rest) {
+            (_, 0) => Rest::None,
+            (Self::Forward, rest) => Rest::Forward(rest),
+            (Self::Replace(_) | Self::Swallow, rest) => Rest::Discard(rest),
+        }
+    }
+}
+
 impl Exchange {
     /// Judges all that has come from the server.
     pub(super) fn hear_server(
@@ -68,7 +79,6 @@ impl Exchange {
             }
             let body = left.get(HEADER..available).unwrap_or_default();
             let fate = self.on_frame(header, body, client, server)?;
-            let is_whole = available == header.len;
             if header.tag == tag::READY_FOR_QUERY && fate == Fate::Forward && self.changes_settings {
                 // The server has said what the prelude changed, but not what was so before.
                 self.changes_settings = false;
@@ -76,22 +86,14 @@ impl Exchange {
                 run = 0;
                 client.tell(&server.reported, outbox);
             }
-            match fate {
-                Fate::Forward => {
-                    run += available;
-                    if !is_whole {
-                        self.server_rest = Rest::Forward(header.len - available);
-                    }
-                }
-                Fate::Replace(_) | Fate::Swallow => {
-                    buffer::forward(inbox, run, outbox);
-                    run = 0;
-                    buffer::discard(inbox, available);
-                    if !is_whole {
-                        self.server_rest = Rest::Discard(header.len - available);
-                    }
-                }
+            if fate == Fate::Forward {
+                run += available;
+            } else {
+                buffer::forward(inbox, run, outbox);
+                run = 0;
+                buffer::discard(inbox, available);
             }
+            self.server_rest = fate.of_rest(header.len - available);
             if let Fate::Replace(refusal) = fate {
                 refusal.report(&self.refused.pop_front().unwrap_or_default()).write(outbox);
             }
@@ -102,16 +104,7 @@ impl Exchange {
                 return Ok(Some(outcome));
             }
             if std::mem::take(&mut self.is_just_proven) {
-                // What was kept has been said.
-                buffer::discard(&mut client_buffers.inbox, std::mem::take(&mut self.cursor));
-                server.applied = client.wanted.clone();
-                server.prelude = server.prelude.max(self.named);
-                if self.is_signed {
-                    server.tier.set_known(true);
-                }
-                if !self.changes_settings {
-                    client.tell(&server.reported, outbox);
-                }
+                self.on_proven(client, &mut client_buffers.inbox, server, outbox);
             }
             if self.pipeline.front().is_some_and(|owed| owed.origin == Origin::Supplied) {
                 buffer::forward(inbox, run, outbox);
@@ -121,6 +114,25 @@ impl Exchange {
         }
         buffer::forward(inbox, run, outbox);
         Ok(None)
+    }
+
+    /// The prelude is proven: what was kept of the client's words has been said.
+    fn on_proven(
+        &mut self,
+        client: &mut ClientState,
+        inbox: &mut BytesMut,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) {
+        buffer::discard(inbox, std::mem::take(&mut self.cursor));
+        server.applied = client.wanted.clone();
+        server.prelude = server.prelude.max(self.named);
+        if self.is_signed {
+            server.tier.set_known(true);
+        }
+        if !self.changes_settings {
+            client.tell(&server.reported, outbox);
+        }
     }
 
     /// Passes the rest of a frame that is half through; returns the new end of the run.
@@ -174,16 +186,7 @@ impl Exchange {
         let unexpected = Violation::Unexpected(Side::Server, header.tag);
         match header.tag {
             tag::NOTIFICATION => return Ok(Fate::Forward),
-            tag::PARAMETER_STATUS => {
-                let (name, value) = backend::parameter_status(body).map_err(broken)?;
-                server.on_report(name, value);
-                let is_news = client.told.set(name, value);
-                if self.phase == Phase::Talking && !self.changes_settings {
-                    // A setting has changed, by whatever words: a function's too.
-                    self.hints = self.hints.with(Hints::SETS);
-                }
-                return Ok(if is_news { Fate::Forward } else { Fate::Swallow });
-            }
+            tag::PARAMETER_STATUS => return self.on_parameter_status(body, client, server).map_err(broken),
             tag::ERROR => return Ok(self.on_error(body, client, server)),
             _ => {}
         }
@@ -196,21 +199,51 @@ impl Exchange {
             Origin::Injected | Origin::Prelude(_) => Fate::Swallow,
             Origin::Supplied => return Err(unexpected),
         };
-        match (header.tag, owed.answer) {
+        if !self.on_answer(header.tag, owed, fate, body, client, server)? {
+            return Err(unexpected);
+        }
+        Ok(fate)
+    }
+
+    fn on_parameter_status(
+        &mut self,
+        body: &[u8],
+        client: &mut ClientState,
+        server: &mut ServerState,
+    ) -> Result<Fate, Malformed> {
+        let (name, value) = backend::parameter_status(body)?;
+        server.on_report(name, value);
+        let is_news = client.told.set(name, value);
+        if self.phase == Phase::Talking && !self.changes_settings {
+            // A setting has changed, by whatever words: a function's too.
+            self.hints = self.hints.with(Hints::SETS);
+        }
+        Ok(if is_news { Fate::Forward } else { Fate::Swallow })
+    }
+
+    /// Counts a frame against the answer that is due; whether it may be part of that.
+    fn on_answer(
+        &mut self,
+        tag: u8,
+        owed: Owed,
+        fate: Fate,
+        body: &[u8],
+        client: &mut ClientState,
+        server: &mut ServerState,
+    ) -> Result<bool, Violation> {
+        let broken = |malformed| Violation::Malformed(Side::Server, malformed);
+        match (tag, owed.answer) {
             (tag::NOTICE, _) => {}
             (tag::READY_FOR_QUERY, Answer::Query | Answer::Sync) => {
                 self.status = Status::from_byte(backend::ready_for_query(body).map_err(broken)?);
                 self.is_copying_in = false;
                 self.pipeline.pop();
-                if fate == Fate::Forward {
-                    self.answered += 1;
-                }
+                self.answered += u64::from(fate == Fate::Forward);
             }
-            (tag::DATA_ROW, Answer::Query | Answer::Execute) => {
-                if matches!(self.phase, Phase::Inspecting) {
-                    self.findings.on_row(body).map_err(broken)?;
-                }
+            (tag::DATA_ROW, Answer::Query | Answer::Execute) if self.phase == Phase::Inspecting => {
+                self.findings.on_row(body).map_err(broken)?;
             }
+            (tag::DATA_ROW, Answer::Query | Answer::Execute) => {}
             (tag::PARSE_COMPLETE, Answer::Parse) => {
                 server.statements.on_accepted(owed.statement);
                 self.pay(owed);
@@ -222,33 +255,35 @@ impl Exchange {
             (tag::BIND_COMPLETE, Answer::Bind)
             | (tag::ROW_DESCRIPTION | tag::NO_DATA, Answer::DescribePortal | Answer::DescribeStatement)
             | (tag::PORTAL_SUSPENDED | tag::EMPTY_QUERY, Answer::Execute) => self.pay(owed),
-            (tag::COMMAND_COMPLETE, Answer::Execute) => {
+            (tag::COMMAND_COMPLETE, Answer::Execute | Answer::Query) => {
                 let command = backend::command_complete(body).map_err(broken)?;
                 self.is_copying_in = false;
-                self.pay(owed);
-                self.on_command(command, owed.origin, client, server)?;
-            }
-            (tag::COMMAND_COMPLETE, Answer::Query) => {
-                let command = backend::command_complete(body).map_err(broken)?;
-                self.is_copying_in = false;
+                if owed.answer == Answer::Execute {
+                    self.pay(owed);
+                }
                 self.on_command(command, owed.origin, client, server)?;
             }
             (tag::COPY_IN, Answer::Execute | Answer::Query) if fate == Fate::Forward => {
-                let rest = self.pipeline.on_copy_in(owed.answer == Answer::Execute);
-                self.is_tainted |= rest.is_unknown;
-                if !rest.has_ended {
-                    self.is_copying_in = true;
-                    if owed.answer == Answer::Execute {
-                        self.segment = Segment::Open;
-                    }
-                }
+                self.on_copy_in(owed.answer == Answer::Execute);
             }
             (tag::PARAMETER_DESCRIPTION, Answer::DescribeStatement)
             | (tag::COPY_OUT | tag::COPY_DATA | tag::COPY_DONE, Answer::Execute | Answer::Query)
             | (tag::ROW_DESCRIPTION | tag::EMPTY_QUERY | tag::FUNCTION_CALL, Answer::Query) => {}
-            _ => return Err(unexpected),
+            _ => return Ok(false),
         }
-        Ok(fate)
+        Ok(true)
+    }
+
+    fn on_copy_in(&mut self, is_extended: bool) {
+        let rest = self.pipeline.on_copy_in(is_extended);
+        self.is_tainted |= rest.is_unknown;
+        if rest.has_ended {
+            return;
+        }
+        self.is_copying_in = true;
+        if is_extended {
+            self.segment = Segment::Open;
+        }
     }
 
     /// An entry has been answered in full.
