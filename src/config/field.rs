@@ -68,6 +68,11 @@ pub(super) fn inherited_count(at: &mut Option<usize>, least: i128, most: usize) 
     Box::new(CountOr { at, least, most, absent: INHERIT })
 }
 
+/// One of so many, or `off`.
+pub(super) fn one_in(at: &mut Option<u64>) -> Slot<'_> {
+    Box::new(CountOr { at, least: 1, most: 1_000_000_000, absent: OFF })
+}
+
 /// A number of threads, or `auto`.
 pub(super) fn workers(at: &mut usize) -> Slot<'_> {
     Box::new(Workers(at))

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::auth::Secret;
 use crate::config::field::{
     Slot, addresses, choice, choice_or_off, claims, count, delay, duration, hosts, inherited_choice,
-    inherited_count, keys_url, level, limit, listener, login_key, maps, names, path, period,
+    inherited_count, keys_url, level, limit, listener, login_key, maps, names, one_in, path, period,
     period_or_at_once, permissions, public_key, question, rules, secret, settings_table, size, switch, text,
     url, user_map, variable, variables, workers,
 };
@@ -109,6 +109,7 @@ const POOLING: &[Row<Pooling>] = &[
     Row("query_timeout", |it| period(&mut it.rules.query_timeout)),
     Row("transaction_timeout", |it| period(&mut it.rules.transaction_timeout)),
     Row("idle_transaction_timeout", |it| period(&mut it.rules.idle_transaction_timeout)),
+    Row("canary", |it| one_in(&mut it.rules.canary)),
     Row("slow_transaction", |it| period(&mut it.rules.slow_transaction)),
 ];
 

@@ -135,6 +135,9 @@ impl Resolve<'_> {
         }
         self.sign(Section::Databases, &name, &mut pooling.rules.identity);
         self.check_identity(Section::Databases, &name, &pooling.rules.identity);
+        if written.connect_query.is_some() {
+            pooling.rules.canary = None; // what it sets is nobody's, and would be taken for somebody's
+        }
         let is_shared = written.user.is_some() || written.url.as_ref().is_some_and(|url| url.user.is_some());
         let identities = self.identities(&mut pooling.rules.identity, is_shared);
         let auth_query = self.auth_query(&name, &written);

@@ -67,6 +67,11 @@ impl Lease {
         self.closing = Closing::Gone;
     }
 
+    /// Closes it, because it had what nobody believed it had.
+    pub fn distrust(mut self) {
+        self.closing = Closing::Canary;
+    }
+
     /// It is lent no more.
     fn end(&mut self) -> Option<Granted> {
         let granted = (self.object.take()?, self.place.take()?);

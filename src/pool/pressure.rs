@@ -74,6 +74,8 @@ words! {
 words! {
     /// Why a server was closed.
     pub enum Closing {
+        /// It had what nobody believed it had (`pool.canary`).
+        Canary = "canary",
         /// `pool.lifetime`.
         Lifetime = "lifetime",
         /// `pool.max_uses`.

@@ -482,13 +482,17 @@ impl Client {
         let loses_state = lease.exchange.loses_state();
         match loss {
             Loss::Fatal { .. } => lease.lose(),
+            Loss::Differs(kinds) => {
+                tracing::error!(%pool, %server, %kinds, "the canary found on a server what was not believed of it; it is closed");
+                lease.distrust();
+            }
             Loss::Clean | Loss::Tainted => drop(lease),
         }
         match loss {
             Loss::Fatal { is_told: true } => Err(Ended::ServerFatal),
             _ if loses_state => Err(Ended::ServerGone),
             Loss::Fatal { is_told: false } if !may_have_run => Ok(Spoken::Nothing(None)),
-            Loss::Clean | Loss::Fatal { .. } | Loss::Tainted => Ok(Spoken::Done),
+            Loss::Clean | Loss::Differs(_) | Loss::Fatal { .. } | Loss::Tainted => Ok(Spoken::Done),
         }
     }
 

@@ -9,6 +9,7 @@
 //!     │        │  held back: the client's later units stay in its inbox        │
 //!     │        └─ E before C(COMMIT): the unit did not run ─► Unwinding ─► Unwound    might have left something:
 //!     └─ nothing to say first ─► Talking                                       Inspecting ─► Sweeping ─► Settled
+//!                                                                            one of so many: Watching ─► Settled | Lost
 //! ```
 //!
 //! # Promises
@@ -95,6 +96,8 @@ pub enum Outcome {
 pub enum Loss {
     /// It could not be cleaned.
     Clean,
+    /// It had what nobody believed it had: of these kinds.
+    Differs(Pins),
     /// It ended the connection; the client has been told with its own words, if any of the client's ran.
     Fatal {
         /// Whether the client was told: some of its words may have been executed.
@@ -120,6 +123,8 @@ enum Phase {
     Sweeping { with_statements: bool },
     /// The client's words go through.
     Talking,
+    /// The transaction is over and the server would be anyone's, but for a look at what it really has.
+    Watching,
     /// The prelude has failed; back to `Z(I)`.
     Unwinding(Option<[u8; 5]>),
 }
@@ -463,7 +468,7 @@ impl Exchange {
         match self.phase {
             Phase::Barrier => self.cursor > 0,
             Phase::Ready | Phase::Resting | Phase::Unwinding(_) => false,
-            Phase::Inspecting | Phase::Sweeping { .. } | Phase::Talking => true,
+            Phase::Inspecting | Phase::Sweeping { .. } | Phase::Talking | Phase::Watching => true,
         }
     }
 
@@ -474,7 +479,7 @@ impl Exchange {
         match self.phase {
             Phase::Inspecting | Phase::Talking => self.is_kept || may_have_set,
             Phase::Barrier | Phase::Ready | Phase::Resting | Phase::Unwinding(_) => self.is_kept,
-            Phase::Sweeping { .. } => false,
+            Phase::Sweeping { .. } | Phase::Watching => false,
         }
     }
 
@@ -522,8 +527,9 @@ impl Exchange {
             }
             Phase::Sweeping { with_statements } => {
                 server.on_swept(with_statements);
-                Some(Outcome::Settled(self.settle(server)))
+                self.give_back(client, server, &mut buffers.outbox)
             }
+            Phase::Watching => self.conclude_watch(client, server, &mut buffers.outbox),
             Phase::Talking => self.conclude_talk(client, server, &mut buffers.outbox),
             Phase::Unwinding(_) if self.is_kept && self.is_abandoned => self.sweep(true, &mut buffers.outbox),
             Phase::Unwinding(sqlstate) if self.is_kept => {
@@ -536,7 +542,10 @@ impl Exchange {
 
     /// At rest inside a transaction block.
     fn conclude_open(&mut self, buffers: &mut Buffers) -> Option<Outcome> {
-        let ours = matches!(self.phase, Phase::Unwinding(_) | Phase::Inspecting | Phase::Sweeping { .. });
+        let ours = matches!(
+            self.phase,
+            Phase::Unwinding(_) | Phase::Inspecting | Phase::Sweeping { .. } | Phase::Watching
+        );
         if self.is_abandoned || ours {
             self.ask_own(&mut buffers.outbox, |outbox| write::query(outbox, b"ROLLBACK"));
             return None;
@@ -592,6 +601,61 @@ impl Exchange {
         let identity = &client.rules.identity;
         if identity.enabled && identity.strict {
             return self.sweep(true, outbox);
+        }
+        self.give_back(client, server, outbox)
+    }
+
+    /// The server is anyone's; but of so many one is looked at first.
+    fn give_back(
+        &mut self,
+        client: &ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Option<Outcome> {
+        server.returns = server.returns.wrapping_add(1);
+        match client.rules.canary {
+            Some(every) if server.returns.is_multiple_of(every) => self.watch(false, server, outbox),
+            _ => Some(Outcome::Settled(self.settle(server))),
+        }
+    }
+
+    fn watch(&mut self, guarded: bool, server: &ServerState, outbox: &mut BytesMut) -> Option<Outcome> {
+        self.phase = Phase::Watching;
+        self.questions = if guarded { self.questions + 1 } else { 0 };
+        self.findings = Findings::default();
+        self.question_failed = None;
+        let custom = server.applied.iter().map(|(name, _)| name).filter(|name| name.contains(&b'.'));
+        let question =
+            Question { identity: None, is_guarded: guarded, with_statements: !server.hides_statements };
+        self.ask_own(outbox, |outbox| inspect::ask(outbox, custom, question));
+        None
+    }
+
+    /// The server has said what it really has.
+    fn conclude_watch(
+        &mut self,
+        client: &ClientState,
+        server: &mut ServerState,
+        outbox: &mut BytesMut,
+    ) -> Option<Outcome> {
+        match self.question_failed.take().as_ref() {
+            None => {}
+            Some(b"57014") if self.questions < MOST_QUESTIONS => return self.watch(true, server, outbox),
+            Some(b"42501") if !server.hides_statements => {
+                server.hides_statements = true;
+                return self.watch(self.questions > 0, server, outbox);
+            }
+            Some(_) => return Some(Outcome::Lost(Loss::Clean)),
+        }
+        let findings = std::mem::take(&mut self.findings);
+        let own = if client.rules.server_statements == 0 {
+            findings.plans.unwrap_or(0)
+        } else {
+            server.statements.len() + server.prelude
+        };
+        let beyond = findings.beyond(&server.applied, own);
+        if !beyond.is_empty() {
+            return Some(Outcome::Lost(Loss::Differs(beyond)));
         }
         Some(Outcome::Settled(self.settle(server)))
     }

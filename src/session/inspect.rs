@@ -173,6 +173,28 @@ impl Findings {
     }
 }
 
+impl Findings {
+    /// What was found that is not believed of a server that is about to be anyone's: nothing but these settings and so many
+    /// statements.
+    pub fn beyond(&self, applied: &Values, statements: usize) -> Pins {
+        let mut beyond = self.pins;
+        // PostgreSQL cuts an application_name to its length.
+        let is_compared = |name: &[u8]| !name.eq_ignore_ascii_case(b"application_name");
+        let is_found =
+            self.values.iter().any(|(name, value)| is_compared(name) && applied.value(name) != Some(value));
+        let is_lost = applied
+            .iter()
+            .any(|(name, value)| is_compared(name) && !value.is_empty() && self.values.value(name).is_none());
+        if is_found || is_lost {
+            beyond.insert(Pin::Setting);
+        }
+        if self.plans.is_some_and(|plans| plans != statements) {
+            beyond.insert(Pin::Prepare);
+        }
+        beyond
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +239,35 @@ mod tests {
         }
 
         assert_eq!(findings.values.iter().collect::<Vec<_>>(), [(&b"work_mem"[..], &b"5120"[..])]);
+    }
+
+    #[test]
+    fn what_is_not_believed_is_named_by_its_kind() {
+        let values = |entries: &[(&str, &str)]| -> Values {
+            entries.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect()
+        };
+        let found = |rows: &[[&str; 3]]| {
+            let mut findings = Findings::default();
+            rows.iter().for_each(|values| findings.on_row(&row(values)).unwrap());
+            findings
+        };
+        let believed = values(&[("work_mem", "1024"), ("app.x", ""), ("application_name", "a long one")]);
+        let right =
+            [["setting", "work_mem", "1024"], ["setting", "application_name", "a lo"], ["plans", "", "2"]];
+        assert!(found(&right).beyond(&believed, 2).is_empty());
+
+        for (wrong, kinds) in [
+            (vec![["setting", "work_mem", "2048"], ["plans", "", "2"]], "setting"),
+            (vec![["plans", "", "2"]], "setting"),
+            (vec![right[0], ["setting", "role", "x"], ["pin", "role", ""]], "role,setting"),
+            (vec![right[0], ["plans", "", "3"]], "prepare"),
+            (
+                vec![right[0], ["pin", "temporary", ""], ["pin", "advisory_lock", ""]],
+                "advisory_lock,temporary",
+            ),
+        ] {
+            assert_eq!(found(&wrong).beyond(&believed, 2).to_string(), kinds);
+        }
     }
 
     #[test]

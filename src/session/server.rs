@@ -33,6 +33,8 @@ pub struct ServerState {
     pub prelude: usize,
     /// Its logins by token.
     pub tier: Tier,
+    /// How often it was about to be given back.
+    pub returns: u64,
     /// Whether it must prove itself alive before a client's words are sent: it has been idle for long.
     pub is_doubtful: bool,
 }
@@ -50,6 +52,7 @@ impl ServerState {
             hides_statements: false,
             prelude: 0,
             tier: Tier::default(),
+            returns: 0,
             is_doubtful: false,
         }
     }

@@ -305,6 +305,8 @@ pub struct Rules {
     pub transaction_timeout: Option<Duration>,
     /// Longest a client may think inside a transaction.
     pub idle_transaction_timeout: Option<Duration>,
+    /// Of so many give-backs of a server one is checked: whether it really has what is believed.
+    pub canary: Option<u64>,
     /// Transactions slower than this are logged.
     pub slow_transaction: Option<Duration>,
     /// The identity.
@@ -324,6 +326,7 @@ impl Default for Rules {
             query_timeout: None,
             transaction_timeout: None,
             idle_transaction_timeout: None,
+            canary: Some(1_000),
             slow_transaction: Some(Duration::from_secs(1)),
             identity: IdentitySettings::default(),
         }

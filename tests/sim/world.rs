@@ -177,6 +177,7 @@ impl World {
             mode: if random.below(6) == 0 { Mode::Session } else { Mode::Transaction },
             server_statements: 1 + random.below(5),
             retained: [64, 400, 64 << 10][random.below(3)],
+            canary: [Some(1), Some(7), None][random.below(3)],
             identity: IdentitySettings {
                 variable: IDENTITY.into(),
                 pattern: Pattern::Any,
@@ -647,6 +648,7 @@ impl World {
             Loss::Fatal { is_told: true } => self.end(index, "told"),
             _ if loses_state => self.end(index, "server gone"),
             Loss::Fatal { is_told: false } if !may_have_run => self.try_again(index),
+            Loss::Differs(kinds) => panic!("the canary found what was not believed: {kinds}"),
             Loss::Clean | Loss::Fatal { .. } | Loss::Tainted => task.place = Place::Idle,
         }
     }

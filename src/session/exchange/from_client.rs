@@ -182,7 +182,11 @@ impl Exchange {
             Phase::Barrier if mutation::is_on(Mutation::NoHoldBack) => self.unit != Unit::TooLong,
             Phase::Barrier => self.unit == Unit::Open,
             Phase::Ready | Phase::Talking => true,
-            Phase::Inspecting | Phase::Resting | Phase::Sweeping { .. } | Phase::Unwinding(_) => false,
+            Phase::Inspecting
+            | Phase::Resting
+            | Phase::Sweeping { .. }
+            | Phase::Unwinding(_)
+            | Phase::Watching => false,
         };
         let is_cleaning = self.is_cleaning && !self.pipeline.is_empty();
         !may_talk || is_cleaning || self.has_left || self.is_in_lockstep() || self.pipeline.len() >= MOST_OWED

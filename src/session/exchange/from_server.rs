@@ -162,7 +162,7 @@ impl Exchange {
             tag::ERROR if self.phase == Phase::Barrier && header.len <= WHOLE => true,
             tag::ERROR => return Ok(header.len.min(HEADER + backend::ERROR_FRONT)),
             tag::COMMAND_COMPLETE | tag::PARAMETER_STATUS | tag::READY_FOR_QUERY => true,
-            tag::DATA_ROW => matches!(self.phase, Phase::Inspecting),
+            tag::DATA_ROW => matches!(self.phase, Phase::Inspecting | Phase::Watching),
             _ => false,
         };
         if !is_whole {
@@ -240,7 +240,9 @@ impl Exchange {
                 self.pipeline.pop();
                 self.answered += u64::from(fate == Fate::Forward);
             }
-            (tag::DATA_ROW, Answer::Query | Answer::Execute) if self.phase == Phase::Inspecting => {
+            (tag::DATA_ROW, Answer::Query | Answer::Execute)
+                if matches!(self.phase, Phase::Inspecting | Phase::Watching) =>
+            {
                 self.findings.on_row(body).map_err(broken)?;
             }
             (tag::DATA_ROW, Answer::Query | Answer::Execute) => {}

@@ -6,6 +6,7 @@
 //!
 //! Every test carries the number of its line in the contract's list; 35 is in `crate::doctor`.
 
+mod canary;
 mod cancels;
 mod claims;
 mod deaths;
