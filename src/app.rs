@@ -90,7 +90,18 @@ fn runtime(workers: usize) -> Result<tokio::runtime::Runtime, StartError> {
     if workers > 1 {
         builder.worker_threads(workers);
     }
+    #[cfg(feature = "mutations")]
+    mutate(&mut builder);
     builder.enable_all().max_blocking_threads(4).build().map_err(StartError::Runtime)
+}
+
+/// Switches off the rule that the tests want to see missed, on every thread.
+#[cfg(feature = "mutations")]
+fn mutate(builder: &mut tokio::runtime::Builder) {
+    use crate::session::mutation::{named, switch_off};
+    let mutation = std::env::var("MUTATION").ok().as_deref().and_then(named);
+    switch_off(mutation);
+    builder.on_thread_start(move || switch_off(mutation));
 }
 
 /// Every client and every server is a descriptor.

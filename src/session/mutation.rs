@@ -1,7 +1,8 @@
 //! Rules that can be switched off, to see that the tests notice.
 //!
-//! Only with the feature `mutations`, which nothing but `cargo test --features mutations --test sim` turns on. Without it
-//! [`is_on`] is a constant, and the rules are not conditional on anything.
+//! Only with the feature `mutations`, which nothing but the tests of that name turn on: the simulation's in its own thread, the
+//! storm's by the variable `MUTATION` of the program under test. Without it [`is_on`] is a constant, and the rules are not
+//! conditional on anything.
 
 /// A rule of the exchange that the simulation must miss.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +23,7 @@ pub const fn is_on(_: Mutation) -> bool {
 }
 
 #[cfg(feature = "mutations")]
-pub use switch::{is_on, switch_off};
+pub use switch::{is_on, named, switch_off};
 
 #[cfg(feature = "mutations")]
 mod switch {
@@ -37,6 +38,16 @@ mod switch {
     /// Whether a rule is switched off on this thread.
     pub fn is_on(mutation: Mutation) -> bool {
         ON.get() == Some(mutation)
+    }
+
+    /// The rule of this name.
+    pub fn named(name: &str) -> Option<Mutation> {
+        match name {
+            "no_commit" => Some(Mutation::NoCommit),
+            "no_hold_back" => Some(Mutation::NoHoldBack),
+            "no_status" => Some(Mutation::NoStatus),
+            _ => None,
+        }
     }
 
     /// Switches one rule off on this thread, or none.

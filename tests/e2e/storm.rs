@@ -6,7 +6,10 @@
 //! every statement must have run as who sent it, and what was acknowledged is there, once.
 //!
 //! `STORM_SEED=<number>` deals the same programs again; what the network and the scheduler make of them is their own.
-//! `STORM_SECONDS` is how long it lasts for each major.
+//! `STORM_TRANSACTIONS` is how many each major has to make, `STORM_SECONDS` how long it lasts at least.
+//!
+//! A storm that cannot fail proves nothing: `cargo test --features mutations --test e2e switched_off` runs it against a pooler whose
+//! prelude does not commit, and it has to notice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,8 +23,11 @@ use crate::harness::{Dice, Frame, Pgusher, Postgres, Raw, notation, say};
 const USERS: usize = 8;
 const CLIENTS: usize = 12;
 
-/// For each major and pool size, unless the environment says otherwise.
-const LASTS: Duration = Duration::from_secs(12);
+/// Transactions of each major, unless the environment says otherwise: over the five there are 200,000.
+const TRANSACTIONS: u64 = 40_000;
+
+/// The longest a third of them may take.
+const LIMIT: Duration = Duration::from_secs(150);
 
 const ME: &str = "select current_setting('app.current_user_id', true)";
 
@@ -85,30 +91,33 @@ enum Expect {
     Written(u64),
     /// Nothing to be checked but that it was answered.
     Answered,
+    /// The pooler itself answers: it is no transaction.
+    Told,
 }
 
 impl Program {
     async fn run(&mut self) {
         while !self.tally.over.load(Ordering::Relaxed) {
             let mut client = self.login().await;
-            let lives = 20 + self.dice.below(200);
+            let lives = 10 + self.dice.below(80);
             let mut named = false;
             for _ in 0..lives {
                 if self.tally.over.load(Ordering::Relaxed) {
                     break;
                 }
-                self.tally.transactions.fetch_add(1, Ordering::Relaxed);
                 match self.dice.below(100) {
-                    0..25 => self.autocommit(&mut client).await,
-                    25..40 => self.block(&mut client).await,
-                    40..55 => self.pipeline(&mut client).await,
-                    55..70 => self.prepared(&mut client, &mut named).await,
-                    70..80 => self.switch(&mut client).await,
-                    80..85 => self.error(&mut client).await,
-                    85..88 => self.timeout(&mut client).await,
-                    88..91 => self.copy(&mut client).await,
-                    91..93 => self.hostile(&mut client).await,
-                    93..94 => {
+                    0..12 => self.autocommit(&mut client).await,
+                    12..20 => self.block(&mut client).await,
+                    20..30 => self.pipeline(&mut client).await,
+                    30..47 => self.stream(&mut client).await,
+                    47..66 => self.burst(&mut client).await,
+                    66..74 => self.prepared(&mut client, &mut named).await,
+                    74..78 => self.switch(&mut client).await,
+                    78..82 => self.error(&mut client).await,
+                    82..84 => self.timeout(&mut client).await,
+                    84..87 => self.copy(&mut client).await,
+                    87..89 => self.hostile(&mut client).await,
+                    89..90 => {
                         self.exchange(&mut client, [say::query("discard all")], &[Expect::Answered], false)
                             .await;
                         named = false;
@@ -180,6 +189,10 @@ impl Program {
 
     fn check(&mut self, answer: &[Frame], expect: &Expect, may_fail: bool) {
         let me = self.me();
+        let is_over = answer.last().is_some_and(|frame| frame.is(b'Z') && frame.body.first() == Some(&b'I'));
+        if is_over && !matches!(expect, Expect::Told) {
+            self.tally.transactions.fetch_add(1, Ordering::Relaxed);
+        }
         let failed = answer.iter().any(|frame| frame.is(b'E'));
         assert!(answer.last().is_some_and(|frame| frame.is(b'Z')), "closed: {}", notation(answer));
         assert!(may_fail || !failed, "{me}: {:?}", answer.iter().find(|frame| frame.is(b'E')));
@@ -272,7 +285,54 @@ impl Program {
                 say::sync(),
             ]),
         };
-        self.exchange(client, [set], &[Expect::Answered], false).await;
+        self.exchange(client, [set], &[Expect::Told], false).await;
+    }
+
+    /// Many transactions in one write.
+    async fn stream(&mut self, client: &mut Raw) {
+        let mut units = Vec::new();
+        let mut expected = Vec::new();
+        for _ in 0..16 {
+            let mark = self.mark();
+            let (sql, expect) = match self.dice.below(4) {
+                0 => (self.insert(mark), Expect::Written(mark)),
+                _ => (self.look(), Expect::Me),
+            };
+            units.push(self.unit(&sql));
+            expected.push(expect);
+        }
+        client.send(units).await;
+        for expect in &expected {
+            let answer = client.read_until_ready().await;
+            self.check(&answer, expect, false);
+        }
+        client.forget();
+    }
+
+    /// Somebody else for each transaction, all in one write: each is a turn of its own, on whichever server is free.
+    async fn burst(&mut self, client: &mut Raw) {
+        let mut units = Vec::new();
+        let mut expected = Vec::new();
+        for _ in 0..16 {
+            self.who = self.dice.below(USERS);
+            let mark = self.mark();
+            let (sql, expect) = match self.dice.below(4) {
+                0 => (self.insert(mark), Expect::Written(mark)),
+                _ => (ME.to_owned(), Expect::Me),
+            };
+            units.push(self.unit(&format!("set app.current_user_id = '{}'", self.me())));
+            units.push(self.unit(&sql));
+            expected.push((self.who, expect));
+        }
+        client.send(units).await;
+        for (who, expect) in &expected {
+            self.who = *who;
+            for expect in [&Expect::Told, expect] {
+                let answer = client.read_until_ready().await;
+                self.check(&answer, expect, false);
+            }
+        }
+        client.forget();
     }
 
     /// Becomes somebody else, in the middle of a pipeline too.
@@ -357,13 +417,15 @@ impl Program {
         let insert = self.insert(mark);
         let slow = if self.dice.percent(30) { format!("{insert}; select pg_sleep(0.002)") } else { insert };
         let (unit, look) = (say::query(&slow), self.unit(ME));
-        client.send([unit, look]).await;
+        // Behind the first unit others, that must not run if the prelude before it does not.
+        let behind = [ME, ME].map(|sql| say::join([say::extended(sql, &[]), say::sync()]));
+        client.send([unit, look].into_iter().chain(behind)).await;
         let wait = Duration::from_micros(self.dice.roll() % 3_000);
         if self.dice.percent(70) {
             tokio::time::sleep(wait).await; // a moment by chance is the point, not waiting for an event
         }
         client.cancel().await;
-        for expect in [Expect::Written(mark), Expect::Me] {
+        for expect in [Expect::Written(mark), Expect::Me, Expect::Me, Expect::Me] {
             let answer = client.read_until_ready().await;
             if let Some(error) = answer.iter().find(|frame| frame.is(b'E')) {
                 assert_eq!(error.sqlstate(), "57014", "{error:?}");
@@ -393,8 +455,21 @@ impl Program {
     }
 }
 
+/// What one storm is to be.
+struct Weather {
+    major: u16,
+    pool: usize,
+    seed: u64,
+    /// It ends after so many transactions, but not before this time.
+    transactions: u64,
+    lasts: Duration,
+    /// The rule that is switched off, where that can be done.
+    mutation: &'static str,
+}
+
 /// Runs a storm before one server, and asks the oracle. Gives the number of transactions.
-async fn storm(major: u16, pool: usize, seed: u64, lasts: Duration) -> u64 {
+async fn storm(weather: Weather) -> u64 {
+    let Weather { major, pool, seed, .. } = weather;
     let postgres = Postgres::shared(major).await;
     postgres.sql(TABLES).await;
     let pgusher = Pgusher::before(&postgres)
@@ -402,6 +477,7 @@ async fn storm(major: u16, pool: usize, seed: u64, lasts: Duration) -> u64 {
         .identity()
         .text("log", "level", "warn")
         .set("listen", "workers", "2")
+        .env("MUTATION", weather.mutation)
         .start()
         .await;
     let tally = Arc::new(Tally::default());
@@ -424,7 +500,14 @@ async fn storm(major: u16, pool: usize, seed: u64, lasts: Duration) -> u64 {
         })
     });
     let programs: Vec<_> = programs.collect();
-    tokio::time::sleep(lasts).await; // the storm's length, not a wait for an event
+    while began.elapsed() < weather.lasts
+        || (tally.transactions.load(Ordering::Relaxed) < weather.transactions && began.elapsed() < LIMIT)
+    {
+        if programs.iter().any(|program| program.is_finished()) {
+            break; // somebody has seen something
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await; // the storm's length, not a wait for an event
+    }
     tally.over.store(true, Ordering::Relaxed);
     let mut kept: Vec<u64> = Vec::new();
     for program in programs {
@@ -452,7 +535,7 @@ async fn storm(major: u16, pool: usize, seed: u64, lasts: Duration) -> u64 {
     assert!(lost.is_empty(), "seed {seed}: acknowledged and lost: {lost:?}");
     let done = tally.transactions.load(Ordering::Relaxed);
     println!(
-        "PostgreSQL {major}, pool of {pool}: {done} programs' steps in {:.1?}, {} cancels, {} deaths, {} errors, {} rows kept; 0 wrong, 0 empty",
+        "PostgreSQL {major}, pool of {pool}: {done} transactions in {:.1?}, {} cancels, {} deaths, {} errors, {} rows kept; 0 wrong, 0 empty",
         began.elapsed(),
         tally.cancels.load(Ordering::Relaxed),
         tally.deaths.load(Ordering::Relaxed),
@@ -471,10 +554,36 @@ fn number_of(variable: &str) -> Option<u64> {
 /// 9, on one major: pools of one, two and three servers, one after the other.
 async fn storms(major: u16) {
     let seed = number_of("STORM_SEED").unwrap_or_else(Dice::seed);
-    let lasts = number_of("STORM_SECONDS").map_or(LASTS, Duration::from_secs);
+    let lasts = number_of("STORM_SECONDS").map_or(Duration::ZERO, Duration::from_secs) / 3;
+    let wanted = number_of("STORM_TRANSACTIONS").unwrap_or(TRANSACTIONS);
     println!("STORM_SEED={seed}");
+    let mut done = 0;
     for pool in 1..=3 {
-        storm(major, pool, seed, lasts / 3).await;
+        let transactions = wanted.div_ceil(3);
+        done += storm(Weather { major, pool, seed, transactions, lasts, mutation: "" }).await;
+    }
+    println!("PostgreSQL {major}: {done} transactions");
+    assert!(done >= wanted, "seed {seed}: only {done} transactions of {wanted} in the time there was");
+}
+
+/// The mutation check: with the COMMIT of the prelude switched off, the same storm has to fail. The hold-back rule and the release
+/// rule are switched off in the simulation (`tests/sim`): there a prelude can be made to fail at any moment, which a storm of
+/// cancels hits too seldom.
+#[cfg(feature = "mutations")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heavy_storm_notices_that_the_commit_is_switched_off() {
+    let seed = number_of("STORM_SEED").unwrap_or_else(Dice::seed);
+    println!("STORM_SEED={seed}");
+    for mutation in ["no_commit", "no_hold_back", "no_status"] {
+        // On a pool of one everybody is the one before.
+        let weather =
+            Weather { major: 17, pool: 1, seed, transactions: 40_000, lasts: Duration::ZERO, mutation };
+        let began = Instant::now();
+        // In a task of its own, whose panic is the notice.
+        let thunder = async move { tokio::task::spawn_local(storm(weather)).await };
+        let survived = tokio::task::LocalSet::new().run_until(thunder).await;
+        assert!(survived.is_err(), "seed {seed}: the storm did not notice {mutation}");
+        println!("{mutation}: noticed after {:.1?}", began.elapsed());
     }
 }
 
