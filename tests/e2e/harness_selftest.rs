@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::harness::raw::Address;
 use crate::harness::{
-    DelayProxy, FakeServer, Frame, MAJORS, PATIENCE, Postgres, Raw, StopMode, Target, answer, eventually,
-    notation, say,
+    DelayProxy, FakeServer, Frame, MAJORS, PATIENCE, Pgusher, Postgres, Raw, StopMode, Target, answer,
+    eventually, notation, say, secrets,
 };
 use crate::on_every_major;
 
@@ -259,4 +259,36 @@ async fn waiting_for_an_event_ends_when_it_comes() {
     .await;
 
     assert_eq!((asked, answer.as_ref()), (3, b"yes".as_slice()));
+}
+
+#[tokio::test]
+async fn a_secret_in_the_output_of_a_pooler_is_noticed() {
+    let server = FakeServer::start(|mut client| async move {
+        client.startup().await;
+        client.send([answer::error_of("FATAL", "28000", "I repeat: c0rrect-horse")]).await;
+    })
+    .await;
+    let mut pgusher = Pgusher::before_address(server.address()).user("app", "c0rrect-horse").start().await;
+
+    let refused = Raw::connect(&pgusher.target().address).await.try_login(&pgusher.target()).await;
+    pgusher.until_logged("I repeat").await;
+    pgusher.forgive_leaks();
+
+    assert!(refused.is_err());
+    assert!(pgusher.leaks().iter().any(|line| line.contains("I repeat: c0rrect-horse")), "{}", pgusher.log());
+}
+
+#[test]
+fn secrets_are_told_from_names() {
+    secrets::note_all_of(
+        "user = \"somebody\"\npassword = \"Xyzzy-1234\"\nurl = \"postgres://u:Plugh-5678@h/d\"\n",
+    );
+    secrets::note("cleartext");
+
+    for line in
+        ["a Xyzzy-1234", "://u:Plugh-5678@", "SCRAM-SHA-256$4096:x", "md5a3556571e93b0d20722ba62be61e8c2d"]
+    {
+        assert_eq!(secrets::leaks(&format!("good\n{line}\n")), [line]);
+    }
+    assert_eq!(secrets::leaks("cleartext somebody SCRAM-SHA-256$<iterations> md5 md5sum"), [""; 0]);
 }

@@ -8,6 +8,7 @@
 //! # Promises
 //! - Nothing outlives the test process: not when it panics, not when it is killed.
 //! - Whatever is missing fails the test and says what to run.
+//! - No pooler ends with a secret of a test in its output.
 //! - No test waits longer than [`PATIENCE`] without failing.
 
 pub mod activity;
@@ -26,6 +27,7 @@ pub mod process;
 pub mod prometheus;
 pub mod raw;
 pub mod say;
+pub mod secrets;
 pub mod tls;
 
 use std::time::Duration;

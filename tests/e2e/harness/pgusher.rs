@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::port::Port;
 use super::process::{Background, tied};
 use super::raw::{Address, Raw, Target};
-use super::{Issued, PATIENCE, Postgres, eventually};
+use super::{Issued, PATIENCE, Postgres, eventually, secrets};
 
 /// What is written into the configuration, section by section.
 ///
@@ -159,7 +159,10 @@ impl Builder {
         let target = Target { address: Address::Tcp(address), ..self.target.clone() };
         self = self.text("listen", "address", &address.to_string());
         let config = directory.path().join("pgusher.toml");
-        fs::write(&config, self.toml()).expect("a configuration file");
+        let toml = self.toml();
+        fs::write(&config, &toml).expect("a configuration file");
+        secrets::note_all_of(&toml);
+        self.environment.iter().for_each(|(_, value)| secrets::note_url(value));
 
         let mut command = tied(env!("CARGO_BIN_EXE_pgusher"), "KILL");
         command
@@ -176,7 +179,7 @@ impl Builder {
             .envs(self.environment.clone())
             .current_dir(directory.path());
         let process = Background::start(command, &directory.path().join("log"));
-        Pgusher { process, directory, target, _port: port, metrics, builder: self }
+        Pgusher { process, directory, target, _port: port, metrics, builder: self, may_leak: false }
     }
 }
 
@@ -188,6 +191,7 @@ pub struct Pgusher {
     _port: Port,
     metrics: Option<Port>,
     builder: Builder,
+    may_leak: bool,
 }
 
 impl Pgusher {
@@ -241,7 +245,8 @@ impl Pgusher {
             .current_dir(directory.path());
         let process = Background::start(command, &directory.path().join("log"));
         let target = Target { address: Address::Tcp(address), ..builder.target.clone() };
-        let mut pgusher = Self { process, directory, target, _port: port, metrics: None, builder };
+        let mut pgusher =
+            Self { process, directory, target, _port: port, metrics: None, builder, may_leak: false };
         pgusher.until_listening().await;
         pgusher
     }
@@ -295,6 +300,16 @@ impl Pgusher {
     /// Everything it has written to standard output and error.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// The lines of its output that hold a secret.
+    pub fn leaks(&self) -> Vec<String> {
+        secrets::leaks(&self.log())
+    }
+
+    /// It is not held against this one: the test makes it leak.
+    pub fn forgive_leaks(&mut self) {
+        self.may_leak = true;
     }
 
     /// Waits until the log holds a text, and returns its line.
@@ -380,10 +395,13 @@ impl Pgusher {
 }
 
 impl Drop for Pgusher {
-    /// A failed test is read with the pooler's log at hand.
+    /// A failed test is read with the pooler's log at hand; the log of another is read for secrets.
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- log of pgusher {} ---\n{}---", self.pid(), self.log());
+            return;
         }
+        let leaks = self.leaks();
+        assert!(self.may_leak || leaks.is_empty(), "secrets in the output of pgusher: {leaks:#?}");
     }
 }

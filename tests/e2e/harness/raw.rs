@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
 use super::tls::Tls;
-use super::{Frame, PATIENCE, notation, say};
+use super::{Frame, PATIENCE, notation, say, secrets};
 
 /// Where a server or pooler listens.
 #[derive(Clone, Debug)]
@@ -215,6 +215,7 @@ impl Raw {
 
     /// Answers whatever is asked after the startup message, up to AuthenticationOk.
     pub async fn authenticate(&mut self, user: &str, password: &str) -> Result<(), Frame> {
+        secrets::note(password);
         let mut scram: Option<ScramSha256> = None;
         loop {
             let frame = self.read().await;
