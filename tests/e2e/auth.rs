@@ -224,6 +224,58 @@ async fn nonsense_after_the_login_ends_that_client_only() {
     assert!(!pgusher.log().contains("panicked"), "{}", pgusher.log());
 }
 
+/// Work is counted, not timed: whoever measures how long a refusal takes measures this.
+#[tokio::test]
+async fn a_stranger_costs_what_a_wrong_password_costs() {
+    let postgres = Postgres::shared(18).await;
+    for (method, listed, each) in [("password", 0, 1), ("md5", 0, 0), ("scram-sha-256", 6, 0)] {
+        let pgusher = Pgusher::before(&postgres).text("listen", "auth", method).start().await;
+        let derived = || pgusher.log().matches("keys derived").count();
+        crate::harness::eventually("listed users are prepared", crate::harness::PATIENCE, async || {
+            (derived() == listed).then_some(())
+        })
+        .await;
+
+        for (user, database) in [
+            ("app", postgres.database()),
+            ("nobody", postgres.database()),
+            ("app", "no_such_database"),
+            ("cleartext", postgres.database()),
+        ] {
+            let before = derived();
+            refused(&pgusher, user, &format!("guess {user} {database}"), database).await;
+            assert_eq!(derived() - before, each, "{method} {user} {database}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_strangers_salt_is_its_own_and_stays() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = Pgusher::before(&postgres).text("listen", "auth", "scram-sha-256").start().await;
+    let salt = async |user: &str, database: &str| {
+        let mut client = Raw::connect(&pgusher.target().address).await;
+        let target = pgusher.target().user(user, "x").database(database);
+        client.send([target.startup(), say::sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=abc")]).await;
+        let challenge = client.read_until(b'R').await;
+        assert_eq!(challenge.last().map(|frame| frame.int(0)), Some(10));
+        let challenge = client.read().await;
+        let text = String::from_utf8_lossy(&challenge.body[4..]).into_owned();
+        text.split(',').skip(1).collect::<Vec<_>>().join(",")
+    };
+    let database = postgres.database();
+
+    let (known, stranger, other) =
+        (salt("app", database).await, salt("nobody", database).await, salt("nobody2", database).await);
+
+    assert_eq!(stranger, salt("nobody", database).await);
+    assert_eq!(stranger, salt("nobody", "no_such_database").await);
+    assert_eq!(known, salt("app", "no_such_database").await);
+    assert!(stranger != other && stranger != known);
+    assert_eq!(known.len(), stranger.len());
+    assert!(known.ends_with(",i=4096") && stranger.ends_with(",i=4096"), "{known} {stranger}");
+}
+
 /// The refusal of a login that must be refused.
 async fn refused(pgusher: &Pgusher, user: &str, password: &str, database: &str) -> Frame {
     let target = pgusher.target().user(user, password).database(database);
