@@ -6,12 +6,15 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use pgusher::auth::ident::{self, Mapping};
+use pgusher::auth::rules::{self, Knock, Rule, Transport};
 use pgusher::auth::scram::{ClientFirst, Nonce, ServerStart, Standing};
-use pgusher::auth::{ChannelBinding, Salts, ScramVerifier};
+use pgusher::auth::{ChannelBinding, Salts, ScramVerifier, shadow};
 use pgusher::names::ServerId;
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::opening::{Opening, Settings, Tls};
 use pgusher::session::prepared::{Interner, Statement};
+use pgusher::session::question::Question;
 use pgusher::session::{
     ClientState, Exchange, IdentitySettings, Parameters, Pattern, Rules, ServerState, Values, sql,
 };
@@ -21,11 +24,13 @@ use pgusher::wire::{Buffers, Header, backend, control, frontend, startup, write}
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 8] = [
     ("exchange_client", exchange_client),
     ("exchange_server", exchange_server),
+    ("rules", read_rules),
     ("scan", scan),
     ("scram", scram),
+    ("shadow", read_shadow),
     ("sql", read_sql),
     ("startup", start),
 ];
@@ -110,6 +115,39 @@ pub fn scram(bytes: &[u8]) {
     let _ = start.on_client_first(bytes, bytes);
     if let Ok(first) = ClientFirst::new([&b"SCRAM-SHA-256"[..]], &ChannelBinding::Unavailable, nonce()) {
         let _ = first.on_server_first(bytes);
+    }
+}
+
+/// An operator may write anything as a rule or a map.
+pub fn read_rules(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let rules: Vec<_> = text.lines().filter_map(|line| Rule::parse(line).ok()).collect();
+    let maps: Vec<_> = text.lines().filter_map(Mapping::parse).collect();
+    for line in text.lines() {
+        let _ = rules::field(line, 3);
+    }
+    let (remote, local) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    for transport in [Transport::Local, Transport::Tcp { remote, local, is_encrypted: true }] {
+        let knock = Knock { transport, database: b"d", user: b"u", is_replication: false };
+        if let Some(rule) = rules::decide(&rules, &knock) {
+            assert!(rules.iter().any(|other| other == rule), "a rule that nobody wrote");
+        }
+    }
+    let outside = [text.chars().take(9).collect()];
+    let _ = ident::permits(&maps, maps.first().map(Mapping::map), &outside, b"u");
+}
+
+/// A server may answer anything to the question about a user.
+pub fn read_shadow(bytes: &[u8]) {
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    let (mut question, mut inbox) = (Question::default(), BytesMut::new());
+    for part in [first, rest] {
+        inbox.extend_from_slice(part);
+        match question.on_input(&mut inbox) {
+            Ok(None) => {}
+            Ok(Some(rows)) => drop(shadow::read(b"ann", &rows)),
+            Err(_) => return,
+        }
     }
 }
 
