@@ -349,6 +349,32 @@ async fn tls_that_cannot_be_is_a_problem_of_the_configuration() {
     }
 }
 
+/// About 11 KB at the time of writing, where one that is not encrypted has 3.
+#[tokio::test]
+async fn an_idle_client_in_tls_is_small() {
+    const CLIENTS: u64 = 200;
+    let postgres = Postgres::shared(18).await;
+    let authority = Authority::new();
+    let pgusher = offering(&postgres, &authority, "require").pool_size(1).start().await;
+    let target = pgusher.target().in_tls(anyone());
+    let mut idle = Vec::new();
+    let mut come = async |count: u64| {
+        for _ in 0..count {
+            let mut client = Raw::login(&target).await;
+            client.rows("select 1").await;
+            idle.push(client);
+        }
+    };
+
+    // What is made once is made by the first.
+    come(20).await;
+    let before = pgusher.resident();
+    come(CLIENTS).await;
+
+    let each = pgusher.resident().saturating_sub(before) / CLIENTS;
+    assert!(each < 16 << 10, "{each} bytes for each");
+}
+
 #[tokio::test]
 async fn many_come_at_once() {
     let postgres = Postgres::shared(18).await;
