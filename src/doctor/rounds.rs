@@ -19,7 +19,7 @@ use crate::doctor::finding::{Database, Report, Severity};
 use crate::doctor::judge::judge;
 use crate::pool::{ConnectError, Recipe, Server};
 use crate::proxy::DatabaseEntry;
-use crate::session::IdentitySettings;
+use crate::session::{Form, IdentitySettings};
 use crate::wire::startup::Setting;
 
 /// What to examine, and how.
@@ -133,7 +133,9 @@ async fn one(
         notes.push(STATEMENTS.into());
     }
     session.close();
-    let findings = diagnosis::findings(&chart, &verdicts, &variables);
+    let mut read = variables;
+    read.extend(uses_logins(entry).then(|| LOGIN_SETTING.to_owned()));
+    let findings = diagnosis::findings(&chart, &verdicts, &read);
     Ok(Database { name: name.to_owned(), version: chart.version, findings, notes, failure: None })
 }
 
@@ -150,6 +152,12 @@ fn variables(entry: &DatabaseEntry) -> Vec<String> {
         found.extend(more);
     }
     found
+}
+
+/// Whether the identity is in the login tier's setting, too, which nobody may set to try things out.
+fn uses_logins(entry: &DatabaseEntry) -> bool {
+    let all = std::iter::once(&entry.rules.identity).chain(entry.identities.values());
+    all.into_iter().any(|identity| identity.form == Form::Login)
 }
 
 fn is_exempt(entry: &DatabaseEntry, role: &str) -> bool {
@@ -220,6 +228,8 @@ async fn are_statements_readable(session: &mut Session, roles: &[&str]) -> Resul
 /// What the fallback is examined as: nearly every server has it.
 const ANY_DATABASE: &str = "postgres";
 const FALLBACK: &str = "*";
+/// Where `ident.login` keeps the identity.
+const LOGIN_SETTING: &str = "backtrace_functions";
 /// As `server_version_num`.
 const OLDEST: &str = "140000";
 /// PostgreSQL's default.

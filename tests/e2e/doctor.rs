@@ -389,6 +389,23 @@ async fn a_setting_of_the_servers_own_files_is_found() {
     }
 }
 
+/// The reader of the login tier is one like any other.
+#[tokio::test]
+async fn an_immutable_reader_of_the_login_tier_is_found() {
+    let ward = Ward::new(Postgres::shared(17).await).await;
+    ward.sql(include_str!("../../deploy/sql/identity.sql")).await;
+    let key = "a key that nobody knows but the pooler and the database";
+    let builder = || ward.builder().text("identity", "form", "login").text("identity", "login_key", key);
+    let sound = examine(builder(), &[]).await;
+    assert_eq!((sound.code, sound.kinds().as_slice()), (0, &[][..]), "{}", sound.said);
+    ward.sql("alter function app.uid() immutable").await;
+
+    let found = examine(builder(), &[]).await;
+
+    ward.mend(found.finding("immutable_reader", "function app.uid()").expect("a finding")).await;
+    assert_eq!(examine(builder(), &[]).await.code, 0);
+}
+
 #[tokio::test]
 async fn the_superuser_of_initdb_is_told_to_stay_away() {
     let ward = Ward::new(Postgres::shared(17).await).await;
