@@ -49,10 +49,7 @@ const SSLMODES: Value = Word(&["allow", "disable", "prefer", "require", "verify-
 /// The modes of pools.
 pub(super) const MODES: &[&str] = &["session", "transaction", "statement"];
 
-const NO_CONSOLE: Fate = Lost("there is no console yet");
 const NO_LOG_FILE: Fate = Lost("the log goes to standard error; whoever starts pgusher keeps it");
-const NO_AUTH_QUERY: Fate =
-    Lost("users are not looked up in the database yet: give listen.auth_file or [users.NAME]");
 const NO_CHOICE: Fate = Lost("what is offered is fixed: the suites and curves of rustls, none of them weak");
 const RESOLVED_ANEW: Fate = Needless("names are resolved anew for every connection, and nothing is cached");
 const PACKETS: Fate = Needless("buffers grow for what is large and shrink after");
@@ -77,8 +74,8 @@ pub(super) const DATABASES: Keys = Keys(
         Row("port", Number, "5432", Carried),
         Row("user", Text, "", Carried),
         Row("password", Text, "", Carried),
-        Row("auth_user", Text, "", NO_AUTH_QUERY),
-        Row("auth_dbname", Text, "", NO_AUTH_QUERY),
+        Row("auth_user", Text, "", Carried),
+        Row("auth_dbname", Text, "", Carried),
         Row("client_encoding", Text, "", Carried),
         Row("datestyle", Text, "", Carried),
         Row("timezone", Text, "", Carried),
@@ -94,7 +91,7 @@ pub(super) const DATABASES: Keys = Keys(
         Row("pool_mode", Word(MODES), "", Carried),
         Row("connect_query", Text, "", Carried),
         Row("application_name", Text, "", Carried),
-        Row("auth_query", Text, "", NO_AUTH_QUERY),
+        Row("auth_query", Text, "", Carried),
     ],
 );
 
@@ -134,26 +131,26 @@ const OF_DATABASE: Fate =
     Lost("a user has no timeout of its own: set it for a database that this user has for itself");
 
 const ROWS: &[Row] = &[
-    Row("admin_users", Text, "", NO_CONSOLE),
+    Row("admin_users", Text, "", Carried),
     Row("application_name_add_host", Number, "0", Carried),
-    Row("auth_dbname", Text, "", NO_AUTH_QUERY),
+    Row("auth_dbname", Text, "", Carried),
     Row("auth_file", Text, "", Carried),
     Row(
         "auth_hba_file",
         Text,
         "",
-        Lost("who may log in from where is for the network and the unix socket's permissions"),
+        Lost("write its lines into listen.rules: they are read as in pg_hba.conf"),
     ),
     Row(
         "auth_ident_file",
         Text,
         "",
-        Lost("nobody logs in by certificate or as the system's user, so there is nothing to map"),
+        Lost("write its lines into listen.maps: they are read as in pg_ident.conf"),
     ),
     Row("auth_ldap_options", Text, "", Lost("passwords are not checked by LDAP")),
-    Row("auth_query", Text, "", NO_AUTH_QUERY),
+    Row("auth_query", Text, "", Carried),
     Row("auth_type", AUTH_TYPES, "md5", Carried),
-    Row("auth_user", Text, "", NO_AUTH_QUERY),
+    Row("auth_user", Text, "", Carried),
     Row(
         "autodb_idle_timeout",
         Seconds,
@@ -293,7 +290,7 @@ const ROWS: &[Row] = &[
     Row("service_name", Text, "pgbouncer", Lost("there is no service of Windows")),
     Row("so_reuseport", Number, "0", Lost("one process serves with several threads: set listen.workers")),
     Row("stats_period", Number, "60", Lost("no averages are computed here")),
-    Row("stats_users", Text, "", NO_CONSOLE),
+    Row("stats_users", Text, "", Carried),
     Row(
         "suspend_timeout",
         Seconds,

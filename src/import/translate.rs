@@ -164,6 +164,7 @@ impl Translation<'_> {
         tables.extend(databases.into_values());
         tables.extend(users.into_values().filter(|table| !table.is_empty()));
         tables.push(identity());
+        tables.extend(Some(self.admin()).filter(|table| !table.is_empty()));
         tables.push(self.log());
         tables
     }
@@ -481,6 +482,7 @@ impl Translation<'_> {
         if let Some(sql) = written.given("connect_query") {
             table.set("connect_query", sql);
         }
+        self.auth_query(entry, written, &mut table);
         self.pooling(entry, written, &mut table);
         table
     }
@@ -526,6 +528,34 @@ impl Translation<'_> {
             }
             Some((Ok(_), Ok(text))) => table.set_because("password", text, "as in auth_file"),
             _ => {}
+        }
+    }
+
+    /// Who asks PostgreSQL about users that auth_file does not have.
+    fn auth_query(&mut self, entry: &Entry, written: &Settings, table: &mut Table) {
+        let given = |key| written.given(key).or_else(|| self.settings.given(key)).map(str::to_owned);
+        let (user, query, dbname) = (given("auth_user"), given("auth_query"), given("auth_dbname"));
+        let Some(user) = user else { return };
+        if entry.key == "*" && dbname.is_none() && written.given("dbname").is_none() {
+            let why = "a client must not choose where its password is looked up: give auth_dbname";
+            return self.of_entry(Kind::Lost, entry, "auth_user", why);
+        }
+        let secret = self.userlist.as_ref().and_then(|userlist| userlist.users.get(&user));
+        let usable = secret.filter(|secret| !matches!(Verifier::from_secret(secret), Ok(Verifier::Scram(_))));
+        let password = usable.and_then(|secret| std::str::from_utf8(secret.expose()).ok()).map(str::to_owned);
+        if password.is_none() && (secret.is_some() || self.userlist.is_none()) {
+            let why = "carried over without its password, which is in auth_file: give auth_password_file";
+            self.of_entry(Kind::Changed, entry, "auth_user", why);
+        }
+        table.set("auth_user", user);
+        if let Some(password) = password {
+            table.set_because("auth_password", password, "as in auth_file");
+        }
+        if let Some(query) = query {
+            table.set("auth_query", query);
+        }
+        if let Some(dbname) = dbname {
+            table.set("auth_dbname", dbname);
         }
     }
 
@@ -618,6 +648,19 @@ impl Translation<'_> {
                 self.lose(key, why);
             }
         }
+    }
+
+    /// Who may use the console; nothing if nobody may.
+    fn admin(&self) -> Table {
+        let mut table = Table::section("admin");
+        for (key, ours) in [("admin_users", "users"), ("stats_users", "readers")] {
+            let names = self.settings.text(key).split(',').map(str::trim).filter(|name| !name.is_empty());
+            let names: Vec<_> = names.map(str::to_owned).collect();
+            if !names.is_empty() {
+                table.set(ours, Item::Texts(names));
+            }
+        }
+        table
     }
 
     fn log(&mut self) -> Table {
