@@ -45,6 +45,12 @@ pub enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Tell the running pgusher of this configuration to drain, as SIGTERM would; for preStop hooks.
+    Drain {
+        /// Wait until it has ended.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Translate a configuration of PgBouncer, and say what could not be carried over.
     Import {
         /// PgBouncer's configuration.

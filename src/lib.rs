@@ -57,6 +57,7 @@
 //! | [`import`] | `pgusher import`: PgBouncer's configuration in our words |
 //! | [`tier`] | the SQL of the login tier, put into databases |
 //! | [`doctor`] | what in a database lets a user through, and the SQL that mends it |
+//! | [`drain_order`] | `pgusher drain` |
 //! | [`demo`] | `pgusher demo` |
 //!
 //! # The path of a byte
@@ -185,6 +186,7 @@ pub mod console;
 pub mod demo;
 pub mod doctor;
 pub mod drain;
+pub mod drain_order;
 pub mod hashing;
 pub mod import;
 pub mod names;

@@ -14,7 +14,7 @@ use pgusher::cli::{self, Command, Flags};
 use pgusher::config::{self, Config, Surroundings};
 use pgusher::doctor::{self, Severity, Visit};
 use pgusher::import::{self, Sources};
-use pgusher::{app, check, demo, telemetry, tier};
+use pgusher::{app, check, demo, drain_order, telemetry, tier};
 
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
@@ -23,6 +23,9 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Some(Command::Demo { once }) => without_flags(&cli.flags, "demo", || ended(demo::run(once))),
+        Some(Command::Drain { wait }) => {
+            with_config(&cli.flags, |config| ended(drain_order::run(&config, wait)))
+        }
         Some(Command::Doctor(doctor)) => match visit(&doctor) {
             Ok(visit) => with_config(&cli.flags, |config| examine(&config, &visit, doctor.json)),
             Err(reason) => say(&format!("pgusher: {reason}\n"), cli::USAGE, true),

@@ -145,6 +145,7 @@ const ROWS: &[Row] = &[
         outside: &["tokio"],
     },
     Row { room: "tier", inside: &["auth", "app", "check", "config", "doctor"], outside: &["tokio"] },
+    Row { room: "drain_order", inside: &["config"], outside: &[] },
     Row { room: "demo", inside: &[], outside: &["rustix", "tokio"] },
 ];
 

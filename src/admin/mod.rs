@@ -14,7 +14,7 @@
 //! - Whatever is sent here, clients are served.
 //!
 //! # Refuses
-//! To change anything.
+//! To change anything, but to drain when told so from the loopback.
 
 mod health;
 pub mod http;

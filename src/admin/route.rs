@@ -8,23 +8,26 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::{Method, Request, StatusCode};
 
 use crate::admin::Admin;
 use crate::admin::health::State;
 use crate::admin::http::Answer;
+use crate::proxy::Farewell;
 use crate::telemetry::page::Format;
 
 /// What there is to ask for, for those who ask for nothing.
 const INDEX: &str = "pgusher\n\n/metrics   numbers, for Prometheus\n/livez     the process turns\n\
-                     /startupz  configured, its credentials proven, its pools warm\n/readyz    accepting clients\n";
+                     /startupz  configured, its credentials proven, its pools warm\n/readyz    accepting clients\n\
+                     /drain     POST, from the loopback: the same as SIGTERM\n";
 
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Target {
     Index,
     Alive,
+    Drain,
     Metrics,
     Ready,
     Started,
@@ -34,6 +37,7 @@ enum Target {
 fn target(path: &str) -> Option<Target> {
     match path {
         "/" => Some(Target::Index),
+        "/drain" => Some(Target::Drain),
         "/livez" => Some(Target::Alive),
         "/metrics" => Some(Target::Metrics),
         "/readyz" => Some(Target::Ready),
@@ -43,22 +47,38 @@ fn target(path: &str) -> Option<Target> {
 }
 
 /// Answers a request. What it has for a body is not looked at.
-pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>, _peer: SocketAddr) -> Answer {
+pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>, peer: SocketAddr) -> Answer {
     let Some(target) = target(request.uri().path()) else {
         return text(StatusCode::NOT_FOUND, "there is no such page; / lists those there are\n".into());
     };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n".into());
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    let (is_allowed, allowed) = match target {
+        Target::Drain => (*request.method() == Method::POST, "POST"),
+        _ => (matches!(*request.method(), Method::GET | Method::HEAD), "GET, HEAD"),
+    };
+    if !is_allowed {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed} is answered here\n"));
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return answer;
     }
     match target {
+        Target::Drain => drain(admin, request, peer),
         Target::Alive => text(StatusCode::OK, "alive\n".into()),
         Target::Index => text(StatusCode::OK, INDEX.into()),
         Target::Metrics => metrics(admin, request).await,
         Target::Ready => health(admin.health.readiness(&admin.proxy)),
         Target::Started => health(admin.health.start(&admin.proxy)),
     }
+}
+
+/// From the loopback only, and not from a page in somebody's browser there, which would say where it is from.
+fn drain<B>(admin: &Admin, request: &Request<B>, peer: SocketAddr) -> Answer {
+    let is_from_browser = request.headers().contains_key(ORIGIN);
+    if !peer.ip().to_canonical().is_loopback() || is_from_browser {
+        return text(StatusCode::FORBIDDEN, "orders are taken from the loopback only\n".into());
+    }
+    tracing::info!(%peer, "told over HTTP to drain");
+    admin.proxy.ask_to_go(Farewell::Drained);
+    text(StatusCode::ACCEPTED, "draining\n".into())
 }
 
 async fn metrics<B>(admin: &Admin, request: &Request<B>) -> Answer {

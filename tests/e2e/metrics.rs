@@ -327,6 +327,31 @@ async fn it_has_started_when_its_minimum_is_there_and_is_ready_until_it_drains()
 }
 
 #[tokio::test]
+async fn it_is_told_to_drain_over_http_from_the_loopback() {
+    let postgres = Postgres::shared(17).await;
+    let mut pgusher = Pgusher::before(&postgres).metrics().start().await;
+    let mut client = pgusher.client().await;
+    client.rows("begin").await;
+    let foreign = b"POST /drain HTTP/1.1\r\nHost: x\r\nOrigin: http://evil.example\r\n\r\n";
+
+    let asked = get(&pgusher, "/drain").await;
+    let from_browser = converse(pgusher.metrics(), foreign).await;
+    let still = get(&pgusher, "/readyz").await;
+    let mut order = std::process::Command::new(env!("CARGO_BIN_EXE_pgusher"));
+    order.arg("drain").arg("--wait").arg("--config").arg(pgusher.config_file());
+    order.env("PGUSHER_METRICS_LISTEN", pgusher.metrics().to_string()).env_remove("PGUSHER_E2E_IDENTITY");
+    let waiting = tokio::spawn(crate::harness::process::run(order));
+    pgusher.until_logged("told over HTTP to drain").await;
+    let committed = notation(&client.query("commit").await);
+    let output = waiting.await.expect("it ends");
+
+    assert_eq!((asked.status, from_browser.status, still.status), (405, 403, 200));
+    assert_eq!(committed, "C(COMMIT) Z(I)");
+    assert!(output.status.success(), "{output:?}");
+    assert!(pgusher.end().await.success());
+}
+
+#[tokio::test]
 async fn nonsense_is_refused_and_clients_are_served() {
     let postgres = Postgres::shared(17).await;
     let pgusher = Pgusher::before(&postgres).metrics().start().await;
