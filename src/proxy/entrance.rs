@@ -400,8 +400,10 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
 
 /// Who it is that wants in: the name may have the identity behind it.
 async fn resolve(edition: &Edition, mut request: LoginRequest) -> Proven {
-    let mut seat = edition.catalog.seat(&request.database, &request.user);
-    if request.replication == Replication::Physical {
+    // In the console there is no seat: it is nobody's database, and a token or a suffix proves nothing there.
+    let is_console = edition.settings.console.is_console(&request.database);
+    let mut seat = edition.catalog.seat(&request.database, &request.user).filter(|_| !is_console);
+    if request.replication == Replication::Physical && !is_console {
         seat = seat.or_else(|| edition.catalog.seat_of_any(&request.user));
     }
     let takes_suffix = seat.as_ref().is_some_and(|seat| seat.rules.identity.from_user_suffix);
@@ -418,6 +420,17 @@ async fn resolve(edition: &Edition, mut request: LoginRequest) -> Proven {
     Proven { request, seat, credential: None, suffix, certificate: None, is_known: false, grant: None }
 }
 
+impl Proven {
+    /// Whether there is something for this user where it wants to go.
+    fn is_expected(&self, edition: &Edition) -> bool {
+        let console = &edition.settings.console;
+        match console.is_console(&self.request.database) {
+            true => console.role(&self.request.user).is_some(),
+            false => self.seat.is_some(),
+        }
+    }
+}
+
 /// What this user must know. Where there is no such database there is no such user either, for all anyone can tell.
 async fn look_up(edition: &Edition, method: Method, found: &Proven) -> Option<Verifier> {
     let LoginRequest { user, database, .. } = &found.request;
@@ -426,12 +439,7 @@ async fn look_up(edition: &Edition, method: Method, found: &Proven) -> Option<Ve
         Method::Cert | Method::Trust => edition.verifiers.listed(user.as_bytes()),
         _ => edition.verifiers.find(database, user).await,
     };
-    let console = &edition.settings.console;
-    let is_expected = match console.is_console(database) {
-        true => console.role(user).is_some(),
-        false => found.seat.is_some(),
-    };
-    verifier.filter(|_| is_expected)
+    verifier.filter(|_| found.is_expected(edition))
 }
 
 /// What servers of this user will take from us: the best that is known.
