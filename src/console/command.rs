@@ -54,6 +54,7 @@ impl Command {
 const SESSION: &[&str] = &[
     "application_name",
     "bytea_output",
+    "characteristics",
     "client_encoding",
     "client_min_messages",
     "datestyle",
@@ -64,7 +65,6 @@ const SESSION: &[&str] = &[
     "intervalstyle",
     "lock_timeout",
     "search_path",
-    "session",
     "standard_conforming_strings",
     "statement_timeout",
     "time",
