@@ -60,7 +60,7 @@ contract! {
             assert_eq!(me(&mut stage.client().await).await, "");
             is(&mut a, A).await;
         }
-        let mut refused = Raw::connect(&stage.target.address).await;
+        let mut refused = Raw::reach(&stage.target).await.unwrap();
         let report = refused.try_login(&stage.target.clone().with("app.current_user_id", "not a uuid")).await.unwrap_err();
         assert_eq!(report.severity(), "FATAL");
 

@@ -141,7 +141,7 @@ contract! {
         ];
         for token in &tokens {
             is_refused(&mut a, token, A).await;
-            let mut stranger = Raw::connect(&stage.target.address).await;
+            let mut stranger = Raw::reach(&stage.target).await.unwrap();
             let report = stranger.try_login(&stage.target.clone().with("app.jwt", token)).await.unwrap_err();
             assert_eq!((report.severity().as_str(), report.sqlstate().as_str()), ("FATAL", "28000"));
         }
@@ -227,7 +227,7 @@ contract! {
             a.rows("rollback").await;
         }
         assert_eq!(a.value("select current_setting('app.jwt', true) is null").await, "t");
-        let mut stranger = Raw::connect(&stage.target.address).await;
+        let mut stranger = Raw::reach(&stage.target).await.unwrap();
         let report = stranger.try_login(&stage.target.clone().with("app.current_user_id", B)).await.unwrap_err();
         assert_eq!((report.severity().as_str(), report.sqlstate().as_str()), ("FATAL", "42501"));
         // What is prepared outside a transaction and bound inside is judged again.
