@@ -3,7 +3,7 @@
 //! For a `preStop` hook or a script, where there is no shell and no `kill`: the same as SIGTERM, said over the port of the metrics.
 //!
 //! # Promises
-//! - With `--wait` it ends when the other has, or after what its drain may take and [`SPARE`].
+//! - With `--wait` it ends when the other has, or after what its drain may take and `SPARE`.
 //!
 //! # Refuses
 //! To end anything itself.

@@ -4,13 +4,13 @@
 //! cannot be held open.
 //!
 //! # Promises
-//! - At most [`MOST`] connections are open; one more closes the oldest, so that whoever holds them all keeps nobody out.
-//! - A connection lives at most [`LONGEST`], whatever its peer does or does not do; a header is at most [`HEADER`] bytes long
-//!   and comes within [`HEADER_TIME`].
+//! - At most `MOST` connections are open; one more closes the oldest, so that whoever holds them all keeps nobody out.
+//! - A connection lives at most `LONGEST`, whatever its peer does or does not do; a header is at most `HEADER` bytes long
+//!   and comes within `HEADER_TIME`.
 //! - What is said after the header is not read.
 //!
 //! # Refuses
-//! To know what is asked: [`super::route`] does. TLS, compression, a second request.
+//! To know what is asked: `super::route` does. TLS, compression, a second request.
 
 use std::io;
 use std::net::SocketAddr;

@@ -31,8 +31,11 @@ pub(super) fn write(snapshot: &Snapshot, page: &mut Page) {
     write_stats(&databases, page);
 }
 
+/// A metric, and what it is of a pool or a database.
+type Row<T> = (&'static Metric, fn(&Reading) -> T);
+
 fn write_pools(snapshot: &Snapshot, page: &mut Page) {
-    let rows: [(&Metric, fn(&Reading) -> f64); 12] = [
+    let rows: [Row<f64>; 12] = [
         (&of::POOL_CLIENT_ACTIVE, |pool| (pool.clients[0] + pool.clients[2]) as f64),
         (&of::POOL_CLIENT_ACTIVE_CANCEL, |_| 0.0),
         (&of::POOL_CLIENT_WAITING, |pool| pool.clients[1] as f64),
@@ -68,7 +71,7 @@ fn databases(snapshot: &Snapshot) -> BTreeMap<&str, Reading> {
 }
 
 fn write_databases(databases: &BTreeMap<&str, Reading>, page: &mut Page) {
-    let rows: [(&Metric, fn(&Reading) -> usize); 6] = [
+    let rows: [Row<usize>; 6] = [
         (&of::DATABASE_POOL_SIZE, |database| database.size),
         (&of::DATABASE_RESERVE, |database| database.reserve),
         (&of::DATABASE_MAX, |database| database.place.max_servers),
@@ -94,7 +97,7 @@ fn write_databases(databases: &BTreeMap<&str, Reading>, page: &mut Page) {
 }
 
 fn write_stats(databases: &BTreeMap<&str, Reading>, page: &mut Page) {
-    let rows: [(&Metric, fn(&Reading) -> f64); 10] = [
+    let rows: [Row<f64>; 10] = [
         (&of::STATS_QUERIES, |database| database.done[1] as f64),
         (&of::STATS_QUERY_TIME, |database| seconds(database.micros[1])),
         (&of::STATS_RECEIVED, |database| database.bytes[0] as f64),

@@ -181,10 +181,12 @@ impl Proxy {
 
     /// Opens the minimum of every pool that can log in by itself, and has the keys of tokens fetched.
     pub fn warm(&self) {
-        for tokens in self.edition().catalog.tokens().cloned() {
+        let edition = self.edition();
+        for tokens in edition.catalog.tokens() {
+            let tokens = tokens.clone();
             drop(tokio::spawn(async move { tokens.warm().await }));
         }
-        for seat in self.edition().catalog.to_warm() {
+        for seat in edition.catalog.to_warm() {
             let pool = self.pools.pool(&seat.key, || seat.recipe);
             drop(tokio::spawn(async move { pool.warm().await }));
         }
