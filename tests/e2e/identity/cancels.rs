@@ -99,9 +99,11 @@ contract! {
             b.send([say::query(&act(B))]).await;
             a.cancel().await;
             let (answer, others) = (notation(&a.read_until_ready().await), notation(&b.read_until_ready().await));
-            assert!(answer.ends_with("C(INSERT 0 1) Z(I)") || answer.ends_with("E(57014) Z(I)"), "{answer}");
+            // In the extended protocol the cancel may still come between the command's end and its commit.
+            let is_committed = answer.ends_with("C(INSERT 0 1) Z(I)");
+            assert!(is_committed || answer.ends_with("E(57014) Z(I)"), "{answer}");
             assert_eq!(others, "C(INSERT 0 1) Z(I)");
-            written += usize::from(answer.contains("INSERT"));
+            written += usize::from(is_committed);
         }
 
         assert_eq!((stage.acts_of(A).await, stage.acts_of(B).await), (written, 60));
