@@ -207,13 +207,14 @@ async fn race(one: impl Future<Output = Option<()>>, other: impl Future<Output =
 fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
     let net = &config.net;
     let mut listeners = Vec::new();
-    for address in &net.addresses {
-        let listener = Listener::tcp(*address, net.backlog);
-        listeners.push(listener.map_err(|error| StartError::Listen(address.to_string(), error))?);
-    }
+    // First, so that whoever can reach us over TCP finds the socket too.
     if let (Some(directory), Some(first)) = (&net.unix_socket_dir, net.addresses.first()) {
         let listener = Listener::unix(directory, first.port(), net.unix_socket_mode);
         listeners.push(listener.map_err(|error| StartError::Listen(directory.display().to_string(), error))?);
+    }
+    for address in &net.addresses {
+        let listener = Listener::tcp(*address, net.backlog);
+        listeners.push(listener.map_err(|error| StartError::Listen(address.to_string(), error))?);
     }
     Ok(listeners)
 }
