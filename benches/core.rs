@@ -18,7 +18,7 @@ use bytes::BytesMut;
 
 use pgusher::auth::Secret;
 use pgusher::hashing::Hashing;
-use pgusher::names::{PoolKey, ServerId};
+use pgusher::names::{ClientId, PoolKey, ServerId};
 use pgusher::net::tls::{Connectors, ServerSettings, SslMode};
 use pgusher::pool::{Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Upstream};
 use pgusher::session::claim::Claim;
@@ -149,6 +149,7 @@ impl Conversation {
         let statements = Arc::new(Texts::default());
         Self {
             client: ClientState::new(
+                ClientId(1),
                 rules,
                 user,
                 false,

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use pgusher::names::ServerId;
+use pgusher::names::{ClientId, ServerId};
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::prepared::{Interner, Statement};
 use pgusher::session::{
@@ -87,7 +87,8 @@ impl Turn {
         };
         let identity = Identity::new(b"anna", &Pattern::Any);
         let (values, told) = (Values::default(), Parameters::default());
-        let client = ClientState::new(Arc::new(rules), identity, false, values, told, Arc::new(NoTexts));
+        let client =
+            ClientState::new(ClientId(1), Arc::new(rules), identity, false, values, told, Arc::new(NoTexts));
         let (mut question, mut answer) = (BytesMut::new(), BytesMut::new());
         write::query(&mut question, b"select abalance from pgbench_accounts where aid = 1");
         for tag in [&b"BEGIN"[..], b"SELECT 1", b"COMMIT"].iter().filter(|_| has_identity) {

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
-use pgusher::names::ServerId;
+use pgusher::names::{ClientId, ServerId};
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::prepared::{Interner, Statement};
 use pgusher::session::{
@@ -272,7 +272,7 @@ fn client(words: &str) -> ClientState {
         }
     }
     let (values, told, texts) = (Values::default(), Parameters::default(), Arc::new(Texts::default()));
-    ClientState::new(Arc::new(rules), identity, false, values, told, texts)
+    ClientState::new(ClientId(1), Arc::new(rules), identity, false, values, told, texts)
 }
 
 /// `Parse s "select 1"; Sync` as words.

@@ -105,6 +105,7 @@ const POOLING: &[Row<Pooling>] = &[
     Row("client_statement_bytes", |it| size(&mut it.rules.client_statement_bytes, 0)),
     Row("set", |it| choice(&mut it.rules.set)),
     Row("session_state", |it| choice(&mut it.rules.state)),
+    Row("clean", |it| choice(&mut it.rules.clean)),
     Row("retained", |it| size(&mut it.rules.retained, 1 << 10)),
     Row("query_timeout", |it| period(&mut it.rules.query_timeout)),
     Row("transaction_timeout", |it| period(&mut it.rules.transaction_timeout)),

@@ -14,7 +14,7 @@ use crate::names::CertificateName;
 use crate::net::tls::{Negotiation, SslMode, TlsVersion};
 use crate::pool::TargetSessionAttrs;
 use crate::session::login::BindingPolicy;
-use crate::session::{Form, Missing, Mode, Pattern, Scope, SetPolicy, StatePolicy};
+use crate::session::{CleanPolicy, Form, Missing, Mode, Pattern, Scope, SetPolicy, StatePolicy};
 use crate::telemetry::log;
 
 /// A word out of a few.
@@ -126,6 +126,10 @@ impl Choice for SslMode {
     ];
 }
 
+impl Choice for CleanPolicy {
+    const WORDS: &[(&str, Self)] = &[("always", Self::Always), ("when-needed", Self::WhenNeeded)];
+}
+
 impl Choice for StatePolicy {
     const WORDS: &[(&str, Self)] = &[("pin", Self::Pin), ("refuse", Self::Refuse)];
 }
@@ -166,6 +170,7 @@ mod tests {
     fn the_default_comes_first_and_every_word_is_understood() {
         check::<BindingPolicy>();
         check::<CertificateName>();
+        check::<CleanPolicy>();
         check::<Compat>();
         check::<Form>();
         check::<Method>();

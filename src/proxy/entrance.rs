@@ -509,8 +509,8 @@ async fn admit(
     }
     let member = pool.join();
     let statements = pool.statements();
-    let mut state =
-        ClientState::new(seat.rules, identities, seat.is_exempt, startup, Parameters::default(), statements);
+    let told = Parameters::default();
+    let mut state = ClientState::new(id, seat.rules, identities, seat.is_exempt, startup, told, statements);
     if let Some(grant) = grant {
         state.claim = Claim::granted(grant);
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use memchr::memchr;
 
+use crate::names::ClientId;
 use crate::session::claim::{Claim, Grant, Identities};
 use crate::session::hold::Pins;
 use crate::session::parameters::{Parameters, Values};
@@ -30,6 +31,8 @@ pub type Verdict = Result<Grant, TokenFault>;
 
 /// One client's side of the conversation.
 pub struct ClientState {
+    /// Which client: servers remember whose words they ran.
+    pub id: ClientId,
     /// The rules, as they were last [adopted](Self::adopt).
     pub rules: Arc<Rules>,
     /// Who its user is.
@@ -102,6 +105,7 @@ pub struct Unnamed {
 impl ClientState {
     /// A client that has just been admitted.
     pub fn new(
+        id: ClientId,
         rules: Arc<Rules>,
         identities: impl Into<Identities>,
         is_exempt: bool,
@@ -110,6 +114,7 @@ impl ClientState {
         interner: Arc<dyn Interner>,
     ) -> Self {
         Self {
+            id,
             claim: Claim::at_startup(identities.into()),
             is_exempt,
             wanted: startup.clone(),
@@ -231,6 +236,7 @@ impl ClientState {
     pub fn blank(&self) -> Self {
         let (rules, interner) = (self.rules.clone(), self.interner.clone());
         Self::new(
+            self.id,
             rules,
             Identities::default(),
             self.is_exempt,

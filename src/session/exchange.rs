@@ -43,14 +43,14 @@ use crate::names::ServerId;
 use crate::session::claim::Identity;
 use crate::session::client::ClientState;
 use crate::session::hold::{Pin, Pins};
-use crate::session::inject::Prelude;
+use crate::session::inject::{Cleaning, Prelude};
 use crate::session::inspect::{self, Findings, Question};
 use crate::session::mutation::{self, Mutation};
 use crate::session::parameters::Values;
 use crate::session::pipeline::{Answer, Origin, Owed, Pipeline};
 use crate::session::prepared::{Named, Statement};
 use crate::session::server::ServerState;
-use crate::session::settings::{Mode, Scope, SetPolicy, StatePolicy};
+use crate::session::settings::{CleanPolicy, Mode, Scope, SetPolicy, StatePolicy};
 use crate::session::sql::Hints;
 use crate::session::tally::Errors;
 use crate::session::transaction::Status;
@@ -214,6 +214,8 @@ pub struct Exchange {
     named: usize,
     /// Whether the prelude has a token in it.
     is_signed: bool,
+    /// Whether the prelude discards plans, and has not done so yet.
+    discards_plans: bool,
     /// Whether the prelude changes settings: the server reports them only with its next ReadyForQuery.
     changes_settings: bool,
     /// How many units the client has ended: what was said before the last end may fail without what comes after it.
@@ -281,10 +283,15 @@ impl Exchange {
         self.is_trial = false;
         self.is_cleaning = false;
         self.ends_soon = false;
+        let cleaning = cleaning(client, server);
+        let wanted = server.settings_for(&client.wanted);
         let identity = &client.rules.identity;
         self.is_one_shot = identity.enabled && identity.scope == Scope::Transaction;
         let key = identity.signing();
         if let Some(key) = key {
+            if cleaning != Cleaning::None {
+                server.tier.set_known(false);
+            }
             server.tier.prepare(key, client.claim.current().map_or(b"", Identity::as_bytes));
         }
         self.is_signed = key.is_some();
@@ -292,22 +299,28 @@ impl Exchange {
             identity,
             claim: &client.claim,
             token: key.map(|_| server.tier.token()),
-            prepared: server.prelude,
+            prepared: if cleaning == Cleaning::All { 0 } else { server.prelude },
             applied: &server.applied,
-            wanted: &client.wanted,
+            wanted: &wanted,
+            cleaning,
             discards_sequences: client
                 .peeked
                 .as_ref()
                 .is_some_and(|reading| reading.hints.has(Hints::SEQUENCES)),
         };
-        self.changes_settings = !server.applied.is_same(&client.wanted);
+        self.changes_settings = !server.applied.is_same(&wanted);
         self.named = prelude.named();
         if prelude.is_needed() {
             prelude.write(outbox, &mut self.pipeline);
+            self.discards_plans = cleaning == Cleaning::All && server.has_plans();
+            if self.discards_plans {
+                server.forget_statements(); // what the client's words need is prepared behind it
+            }
             self.phase = Phase::Barrier;
             return;
         }
         self.phase = Phase::Ready;
+        server.guest = Some(client.id);
         client.tell(&server.reported, told);
     }
 
@@ -527,6 +540,7 @@ impl Exchange {
             }
             Phase::Sweeping { with_statements } => {
                 server.on_swept(with_statements);
+                server.guest = None;
                 self.give_back(client, server, &mut buffers.outbox)
             }
             Phase::Watching => self.conclude_watch(client, server, &mut buffers.outbox),
@@ -754,7 +768,7 @@ impl Exchange {
         if self.may_have_reset_identity(client) && !findings.has_identity {
             client.claim.reset_all();
         }
-        client.wanted = self.wanted_after(findings.values, client);
+        client.wanted = self.wanted_after(findings.values.beyond(&server.base), client);
         if self.is_trial {
             client.startup = client.wanted.clone();
             return self.finish(client, server, outbox);
@@ -860,6 +874,19 @@ impl Exchange {
             buffer::discard(inbox, count);
         }
     }
+}
+
+/// How the server must be cleaned before this client's words.
+fn cleaning(client: &ClientState, server: &ServerState) -> Cleaning {
+    let is_anothers = server.guest.is_some_and(|guest| guest != client.id);
+    let is_off = client.rules.clean == CleanPolicy::WhenNeeded || mutation::is_on(Mutation::NoClean);
+    if !is_anothers || is_off {
+        return Cleaning::None;
+    }
+    // Words about plans are not to meet another client's that SQL has made.
+    let is_about_plans =
+        client.peeked.as_ref().is_some_and(|reading| reading.hints.any(Hints::STATE.with(Hints::OPAQUE)));
+    if server.has_plans() && !is_about_plans { Cleaning::KeepingPlans } else { Cleaning::All }
 }
 
 /// Whether an entry has its line in the list of what to take back: the client's Parse and Close of a name.

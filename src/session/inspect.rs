@@ -29,6 +29,10 @@ WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) 
 UNION ALL SELECT 'pin','hold_cursor','' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
 UNION ALL SELECT 'pin','listen','' WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
 UNION ALL SELECT 'pin','role','' WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
+AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting, pg_catalog.unnest(setconfig) \
+WHERE unnest OPERATOR(pg_catalog.=) pg_catalog.concat('role=', pg_catalog.current_setting('role')) \
+AND setrole OPERATOR(pg_catalog.=) ANY (ARRAY[0, (SELECT oid FROM pg_catalog.pg_roles \
+WHERE rolname OPERATOR(pg_catalog.=) SESSION_USER)])) \
 OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
 AND usename OPERATOR(pg_catalog.<>) pg_catalog.current_setting('session_authorization')::pg_catalog.name) \
 UNION ALL SELECT 'pin','temporary','' WHERE EXISTS (SELECT FROM pg_catalog.pg_class \

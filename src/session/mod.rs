@@ -45,7 +45,7 @@ pub use parameters::{Parameters, Values};
 pub use role::Role;
 pub use server::ServerState;
 pub use settings::{
-    Form, IdentitySettings, Missing, Mode, Nth, Pattern, Rules, Scope, SetPolicy, StatePolicy, Subject,
-    TokenSettings, Variable,
+    CleanPolicy, Form, IdentitySettings, Missing, Mode, Nth, Pattern, Rules, Scope, SetPolicy, StatePolicy,
+    Subject, TokenSettings, Variable,
 };
 pub use violation::{Refusal, Report, TokenFault, Violation};

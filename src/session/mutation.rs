@@ -7,6 +7,8 @@
 /// A rule of the exchange that the simulation must miss.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutation {
+    /// A server is not cleaned before another client's words.
+    NoClean,
     /// The prelude is no transaction of its own: what the client rolls back takes the identity with it.
     NoCommit,
     /// What comes behind the first unit does not wait for the prelude.
@@ -43,6 +45,7 @@ mod switch {
     /// The rule of this name.
     pub fn named(name: &str) -> Option<Mutation> {
         match name {
+            "no_clean" => Some(Mutation::NoClean),
             "no_commit" => Some(Mutation::NoCommit),
             "no_hold_back" => Some(Mutation::NoHoldBack),
             "no_status" => Some(Mutation::NoStatus),

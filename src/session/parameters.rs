@@ -117,9 +117,20 @@ impl Values {
         self.iter().filter(|(name, _)| wanted.value(name).is_none()).map(|(name, _)| name)
     }
 
-    /// The wishes of `wanted` that are not so here.
-    pub fn to_set<'a>(&'a self, wanted: &'a Self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        wanted.iter().filter(|(name, value)| self.value(name) != Some(*value))
+    /// These, and of `base` what they have no wish for.
+    #[must_use]
+    pub fn over(&self, base: &Self) -> Self {
+        let mut all = base.clone();
+        for (name, value) in self.iter() {
+            all.set(name, value);
+        }
+        all
+    }
+
+    /// These without what is the same in `base`.
+    #[must_use]
+    pub fn beyond(&self, base: &Self) -> Self {
+        self.iter().filter(|(name, value)| base.value(name) != Some(*value)).collect()
     }
 }
 
@@ -141,12 +152,20 @@ mod tests {
     }
 
     #[test]
-    fn the_difference_is_what_must_be_reset_and_what_must_be_set() {
-        let (has, wanted) =
-            (values(&[("a", "1"), ("b", "2"), ("c", "3")]), values(&[("B", "2"), ("c", "4"), ("d", "5")]));
+    fn what_nobody_wants_is_reset() {
+        let (has, wanted) = (values(&[("a", "1"), ("b", "2")]), values(&[("B", "3"), ("c", "4")]));
 
         assert_eq!(has.to_reset(&wanted).collect::<Vec<_>>(), [b"a"]);
-        assert_eq!(has.to_set(&wanted).collect::<Vec<_>>(), [(&b"c"[..], &b"4"[..]), (b"d", b"5")]);
+    }
+
+    #[test]
+    fn a_wish_wins_over_the_base_and_what_is_the_base_s_is_no_wish() {
+        let (base, wanted) = (values(&[("a", "1"), ("b", "2")]), values(&[("B", "3"), ("c", "4")]));
+
+        let all = wanted.over(&base);
+
+        assert!(all.is_same(&values(&[("a", "1"), ("b", "3"), ("c", "4")])));
+        assert!(all.beyond(&base).is_same(&values(&[("b", "3"), ("c", "4")])));
     }
 
     #[test]

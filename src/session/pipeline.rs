@@ -43,7 +43,7 @@ pub enum Origin {
     Client,
     /// We asked: swallow.
     Injected,
-    /// A step of the prelude: swallow, and check.
+    /// A step of the prelude: swallow, and check; with the last one it is proven.
     Prelude(Step),
     /// We made the server fail in the client's place: its error is replaced by our words.
     Refused(super::Refusal),
@@ -58,14 +58,22 @@ pub enum Step {
     Assign,
     /// `BEGIN`.
     Begin,
-    /// `COMMIT`: with its answer the prelude is proven.
+    /// `CLOSE ALL`.
+    Close,
+    /// `COMMIT`.
     Commit,
     /// `DISCARD SEQUENCES`.
     Discard,
+    /// `DISCARD ALL`.
+    DiscardAll,
+    /// `DISCARD TEMP`.
+    DiscardTemporary,
     /// `RESET`.
     Reset,
-    /// `SELECT set_config(...)`.
+    /// `SELECT` of one row, such as `set_config(...)`.
     Set,
+    /// `UNLISTEN`.
+    Unlisten,
 }
 
 impl Step {
@@ -74,10 +82,14 @@ impl Step {
         match self {
             Self::Assign => b"SET",
             Self::Begin => b"BEGIN",
+            Self::Close => b"CLOSE CURSOR ALL",
             Self::Commit => b"COMMIT",
             Self::Discard => b"DISCARD SEQUENCES",
+            Self::DiscardAll => b"DISCARD ALL",
+            Self::DiscardTemporary => b"DISCARD TEMP",
             Self::Reset => b"RESET",
             Self::Set => b"SELECT 1",
+            Self::Unlisten => b"UNLISTEN",
         }
     }
 }

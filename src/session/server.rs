@@ -6,7 +6,9 @@
 //! # Refuses
 //! To know a socket or a client.
 
-use crate::names::ServerId;
+use std::borrow::Cow;
+
+use crate::names::{ClientId, ServerId};
 use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::ServerStatements;
 use crate::session::role::{DEFAULT_TRANSACTION_READ_ONLY, Role};
@@ -23,8 +25,12 @@ pub struct ServerState {
     pub role: Role,
     /// Whether it has refused to write (25006), for whatever reason.
     pub has_refused_write: bool,
+    /// The settings it had when it was new, from `connect_query`: everybody's who wants no other.
+    pub base: Values,
     /// The settings it has in some client's name.
     pub applied: Values,
+    /// Whose words have run on it since it was cleaned.
+    pub guest: Option<ClientId>,
     /// The statements it has under our names.
     pub statements: ServerStatements,
     /// Whether it keeps from its users which statements there are (`pg_prepared_statements` is revoked).
@@ -47,7 +53,9 @@ impl ServerState {
             role: Role::of(&reported),
             has_refused_write: false,
             reported,
+            base: Values::default(),
             applied: Values::default(),
+            guest: None,
             statements: ServerStatements::default(),
             hides_statements: false,
             prelude: 0,
@@ -55,6 +63,12 @@ impl ServerState {
             returns: 0,
             is_doubtful: false,
         }
+    }
+
+    /// It has these settings from `connect_query`, and no client yet.
+    #[must_use]
+    pub fn with_base(self, base: Values) -> Self {
+        Self { applied: base.clone(), base, ..self }
     }
 
     /// It has reported a setting.
@@ -68,6 +82,11 @@ impl ServerState {
         self.applied.value(DEFAULT_TRANSACTION_READ_ONLY).is_some()
     }
 
+    /// The settings it is to have for a client that wants these.
+    pub fn settings_for<'a>(&self, wanted: &'a Values) -> Cow<'a, Values> {
+        if self.base.is_empty() { Cow::Borrowed(wanted) } else { Cow::Owned(wanted.over(&self.base)) }
+    }
+
     /// After the full clean: what clients set is gone.
     pub fn on_swept(&mut self, with_statements: bool) {
         self.applied = Values::default();
@@ -75,6 +94,11 @@ impl ServerState {
         if with_statements {
             self.forget_statements();
         }
+    }
+
+    /// Whether it has statements of ours.
+    pub fn has_plans(&self) -> bool {
+        self.prelude > 0 || !self.statements.is_empty()
     }
 
     /// It has no statements any more, of ours neither.

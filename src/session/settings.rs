@@ -44,6 +44,16 @@ pub enum StatePolicy {
     Refuse,
 }
 
+/// When a server is cleaned of what a client may have left on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CleanPolicy {
+    /// Before it serves another client than its last, in the same write as that client's first words.
+    #[default]
+    Always,
+    /// When the server was asked, because a text might have changed the session, and something is there.
+    WhenNeeded,
+}
+
 /// What a transaction without an identity gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Missing {
@@ -193,7 +203,7 @@ pub struct IdentitySettings {
     pub trusted_sql: bool,
     /// Roles that may go without an identity under `missing = "deny"` (migrations).
     pub exempt: Vec<String>,
-    /// Whether every give-back runs the full clean.
+    /// Whether every give-back runs the full clean, plans included.
     pub strict: bool,
     /// Signed tokens.
     pub token: TokenSettings,
@@ -291,6 +301,8 @@ pub struct Rules {
     pub set: SetPolicy,
     /// What other session state does.
     pub state: StatePolicy,
+    /// When a server is cleaned.
+    pub clean: CleanPolicy,
     /// Named statements kept on each server; 0 leaves them to the client (and pins it).
     pub server_statements: usize,
     /// Named statements one client may have.
@@ -319,6 +331,7 @@ impl Default for Rules {
             mode: Mode::default(),
             set: SetPolicy::default(),
             state: StatePolicy::default(),
+            clean: CleanPolicy::default(),
             server_statements: 200,
             client_statements: 5_000,
             client_statement_bytes: 8 << 20,

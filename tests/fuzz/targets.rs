@@ -10,7 +10,7 @@ use pgusher::auth::ident::{self, Mapping};
 use pgusher::auth::rules::{self, Knock, Rule, Transport};
 use pgusher::auth::scram::{ClientFirst, Nonce, ServerStart, Standing};
 use pgusher::auth::{ChannelBinding, Salts, ScramVerifier, shadow};
-use pgusher::names::ServerId;
+use pgusher::names::{ClientId, ServerId};
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::opening::{Opening, Settings, Tls};
 use pgusher::session::prepared::{Interner, Statement};
@@ -65,7 +65,15 @@ pub fn client(identity: bool) -> ClientState {
         ..Rules::default()
     };
     let texts = Arc::new(NoTexts);
-    ClientState::new(Arc::new(rules), None, false, Values::default(), Parameters::default(), texts)
+    ClientState::new(
+        ClientId(1),
+        Arc::new(rules),
+        None,
+        false,
+        Values::default(),
+        Parameters::default(),
+        texts,
+    )
 }
 
 /// Frames, one after the other, and every view of their bodies.

@@ -1,7 +1,7 @@
 //! The whole conversation, simulated: N clients, M servers, one scheduler, no sockets and no clock.
 //!
 //! The oracle: no client ever reads a row made for another, or made in another's name; no statement runs in a name that is
-//! not its client's, or twice; no server is given back unclean; nobody waits for ever.
+//! not its client's, or twice; none meets what another's function has left; no server is given back unclean; nobody waits for ever.
 //!
 //! A failure prints its seed. `SIM_SEED=17 cargo test --test sim` plays one world again, `SIM_TRACE=1` says
 //! all that happens in it; `SIM_SEEDS=0..5000` plays many.
@@ -72,7 +72,7 @@ fn a_rule_that_is_switched_off_is_missed() {
     use pgusher::session::mutation::{Mutation, switch_off};
 
     std::panic::set_hook(Box::new(|_| {}));
-    for mutation in [Mutation::NoCommit, Mutation::NoHoldBack, Mutation::NoStatus] {
+    for mutation in [Mutation::NoClean, Mutation::NoCommit, Mutation::NoHoldBack, Mutation::NoStatus] {
         switch_off(Some(mutation));
         let failed = SEEDS.map(World::new).position(|mut world| {
             let result = catch_unwind(AssertUnwindSafe(|| world.run()));

@@ -1,5 +1,6 @@
 //! A PostgreSQL that knows a dozen statements, and one more thing than the real one: it writes on each row who it was
-//! answering, and keeps a list of what it executed in whose name.
+//! answering, and keeps a list of what it executed in whose name. Its function `tag` leaves a mark in the session, which no text
+//! shows: a statement of another client must not see it.
 //!
 //! It follows the protocol where a pooler can be led astray: errors void everything up to the next Sync, implicit
 //! transactions end there, settings go back with a rollback, COPY ignores Sync, and nothing is flushed unasked.
@@ -33,6 +34,8 @@ pub struct Executed {
 pub struct Session {
     pub settings: BTreeMap<String, String>,
     pub pins: BTreeMap<&'static str, ()>,
+    /// Whose function left its mark.
+    mark: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -448,6 +451,9 @@ impl Postgres {
 
     fn note(&mut self, token: &str) -> Vec<String> {
         let (identity, setting) = (self.value(IDENTITY), self.value(SETTING));
+        if let (Some(mark), Some(reader)) = (&self.session.mark, whose(token)) {
+            assert_eq!(mark, reader, "{token} has met what another client's function left");
+        }
         self.executed.push(Executed {
             token: token.into(),
             identity: identity.clone(),
@@ -469,6 +475,10 @@ impl Postgres {
             let row = self.note(&token);
             return match verb {
                 "fail" => Err("22012"),
+                "tag" => {
+                    self.session.mark = whose(&token).map(str::to_owned);
+                    Ok(Reply::Rows(vec![row], "SELECT 1".into()))
+                }
                 "copy_in" => Ok(Reply::CopyIn),
                 "copy_out" => Ok(Reply::CopyOut(vec![row.join("\t")])),
                 _ => Ok(Reply::Rows(vec![row], "SELECT 1".into())),
@@ -508,6 +518,7 @@ impl Postgres {
                 self.reset_all();
                 self.session.pins.clear();
                 self.statements.clear();
+                self.commit(); // at once: it is no part of what follows
                 done("DISCARD ALL")
             }
             ["RESET", name] => {
@@ -556,6 +567,7 @@ impl Postgres {
     fn reset_all(&mut self) {
         self.session.settings.clear();
         self.session.settings.insert(IDENTITY.into(), String::new());
+        self.session.mark = None;
     }
 
     fn assign(&mut self, name: &str, value: &str) {
@@ -620,6 +632,11 @@ fn call(sql: &str, values: &[String]) -> Option<(&'static str, String)> {
         literal => literal.trim_matches('\'').to_owned(),
     };
     Some((verb, token))
+}
+
+/// The client of a token, if it says so: `c1n7`.
+fn whose(token: &str) -> Option<&str> {
+    Some(token.split_once('n')?.0).filter(|client| client.starts_with('c'))
 }
 
 fn unquoted(text: &str) -> String {

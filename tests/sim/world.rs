@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BytesMut};
-use pgusher::names::ServerId;
+use pgusher::names::{ClientId, ServerId};
 use pgusher::session::exchange::Loss;
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::prepared::{Interner, Statement};
@@ -199,6 +199,7 @@ impl World {
             let startup = if random.coin() || is_denying { format!("u{index}-start") } else { String::new() };
             let identity = Identity::new(startup.as_bytes(), &Pattern::Any);
             let state = ClientState::new(
+                ClientId(index as u64),
                 rules.clone(),
                 identity,
                 false,

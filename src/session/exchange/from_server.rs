@@ -11,7 +11,6 @@ use bytes::BytesMut;
 
 use crate::session::client::ClientState;
 use crate::session::exchange::{Exchange, Loss, Outcome, Phase, Rest, Segment, Unit, is_undoable};
-use crate::session::mutation::{self, Mutation};
 use crate::session::pipeline::{Answer, Origin, Owed, Step};
 use crate::session::server::ServerState;
 use crate::session::sql::Hints;
@@ -125,7 +124,8 @@ impl Exchange {
         outbox: &mut BytesMut,
     ) {
         buffer::discard(inbox, std::mem::take(&mut self.cursor));
-        server.applied = client.wanted.clone();
+        server.applied = server.settings_for(&client.wanted).into_owned();
+        server.guest = Some(client.id);
         server.prelude = server.prelude.max(self.named);
         if self.is_signed {
             server.tier.set_known(true);
@@ -308,21 +308,19 @@ impl Exchange {
             Origin::Prelude(step) if command != step.tag() => {
                 return Err(Violation::Unexpected(Side::Server, tag::COMMAND_COMPLETE));
             }
-            Origin::Prelude(Step::Assign | Step::Set)
-                if mutation::is_on(Mutation::NoCommit)
-                    && !self
-                        .pipeline
-                        .front()
-                        .is_some_and(|owed| matches!(owed.origin, Origin::Prelude(_))) =>
-            {
-                self.phase = Phase::Talking;
-                self.is_just_proven = true;
-            }
-            Origin::Prelude(Step::Commit) => {
-                // Of a unit too long to be kept nothing may have been said yet: the turn only begins.
-                let has_begun = self.unit != Unit::TooLong || self.has_spoken;
-                self.phase = if has_begun { Phase::Talking } else { Phase::Ready };
-                self.is_just_proven = true;
+            Origin::Prelude(step) => {
+                if step == Step::DiscardAll {
+                    self.discards_plans = false;
+                    server.on_swept(false);
+                    server.guest = None;
+                }
+                let next = self.pipeline.front().map(|owed| owed.origin);
+                if !matches!(next, Some(Origin::Prelude(_))) {
+                    // Of a unit too long to be kept nothing may have been said yet: the turn only begins.
+                    let has_begun = self.unit != Unit::TooLong || self.has_spoken;
+                    self.phase = if has_begun { Phase::Talking } else { Phase::Ready };
+                    self.is_just_proven = true;
+                }
             }
             Origin::Client => match command {
                 b"DEALLOCATE" => {
@@ -447,6 +445,7 @@ impl Exchange {
         if self.is_signed {
             server.tier.on_refused(sqlstate);
         }
+        self.is_tainted |= self.discards_plans; // nobody knows which it has
         server.prelude = 0; // it may have lost one of them; all are said again
         self.phase = Phase::Unwinding(sqlstate);
         self.segment = Segment::Synced;
