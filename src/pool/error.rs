@@ -13,6 +13,7 @@ use crate::auth::ScramError;
 use crate::net::tls::{HandshakeError, SslMode};
 use crate::pool::pressure::Connected;
 use crate::pool::target::{TargetSessionAttrs, Unfit};
+use crate::session::hold::Pins;
 use crate::session::login::LoginError;
 use crate::session::violation::sqlstate;
 use crate::wire::control::ServerError;
@@ -24,6 +25,8 @@ pub enum ConnectError {
     Closed,
     /// `connect_query` failed.
     ConnectQuery(Box<ServerError>),
+    /// It left what no clean keeps.
+    ConnectQueryLeft(Pins),
     /// The login failed.
     Login(LoginError),
     /// The connection broke during the login.
@@ -80,6 +83,7 @@ impl ConnectError {
             }
             Self::Closed
             | Self::ConnectQuery(_)
+            | Self::ConnectQueryLeft(_)
             | Self::Login(_)
             | Self::NoEncryption(_)
             | Self::NoPassword
@@ -107,6 +111,7 @@ impl ConnectError {
             Self::TimedOut(_) => Connected::TimedOut,
             Self::Unreachable(_) => Connected::Unreachable,
             Self::Closed
+            | Self::ConnectQueryLeft(_)
             | Self::Login(_)
             | Self::Lost(_)
             | Self::NoEncryption(_)
@@ -138,6 +143,7 @@ impl ConnectError {
         match self {
             Self::Closed => sqlstate::ADMIN_SHUTDOWN.to_owned(),
             Self::ConnectQuery(error) => error.sqlstate().unwrap_or(sqlstate::CONNECTION_FAILURE).to_owned(),
+            Self::ConnectQueryLeft(_) => sqlstate::FEATURE_NOT_SUPPORTED.to_owned(),
             Self::Login(error) => error.sqlstate().to_owned(),
             Self::Lost(_)
             | Self::NoEncryption(_)
@@ -158,6 +164,11 @@ impl fmt::Display for ConnectError {
         match self {
             Self::Closed => f.write_str("the pool is closed"),
             Self::ConnectQuery(error) => write!(f, "connect_query failed: {error}"),
+            Self::ConnectQueryLeft(left) => write!(
+                f,
+                "connect_query left session state behind ({left}), which does not survive the clean between clients; let it only SET: \
+                 a role is set by ALTER ROLE … SET role, anything else by the client that needs it"
+            ),
             Self::Login(error) => write!(f, "server login failed: {error}"),
             Self::Lost(error) => write!(f, "server closed the connection during login: {error}"),
             Self::NoEncryption(mode) => write!(

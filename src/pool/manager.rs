@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -27,6 +26,7 @@ use crate::net::Peer;
 use crate::net::connect::Tuning;
 use crate::net::tls::Connectors;
 use crate::pool::cap::{Cap, Counted, Heirs};
+use crate::pool::connect_query;
 use crate::pool::dial::{self, Address, Attempt, Reached};
 use crate::pool::error::ConnectError;
 use crate::pool::hosts::Hosts;
@@ -39,7 +39,7 @@ use crate::pool::settings::{Host, PasswordSource, Upstream};
 use crate::pool::steering::Gate;
 use crate::pool::target::{TargetSessionAttrs, Unfit, Verdict};
 use crate::session::login::{Established, Login, LoginError, LoginPlan, Progress};
-use crate::session::{Exchange, Parameters, Role, ServerState};
+use crate::session::{Exchange, Parameters, Role, ServerState, Values};
 use crate::wire::startup::Setting;
 use crate::wire::write;
 
@@ -426,13 +426,14 @@ impl Manager {
         if let Some(credential) = opened.credential.take().filter(|_| is_borrowed) {
             self.learn(credential);
         }
+        let mut base = Values::default();
         if let Some(sql) = &recipe.upstream.connect_query {
             let limit = recipe.settings.connect_timeout;
-            let ran = timeout(limit, run_connect_query(&mut opened.peer, sql)).await;
-            ran.map_err(|_| ConnectError::TimedOut(limit))??;
+            let ran = timeout(limit, connect_query::run(&mut opened.peer, sql, &mut opened.reported)).await;
+            base = ran.map_err(|_| ConnectError::TimedOut(limit))??;
         }
         opened.peer.give_up();
-        Ok(self.server(opened, generation, recipe))
+        Ok(self.server(opened, generation, recipe, base))
     }
 
     /// A host cannot be written to; the generation for what is opened after that. If it was the one that was right, whoever is
@@ -489,11 +490,11 @@ impl Manager {
         self.shared.hashing.keys(password, salt, iterations).await.ok_or(ConnectError::Closed)
     }
 
-    fn server(&self, opened: Opened, generation: u64, recipe: &Recipe) -> Server {
+    fn server(&self, opened: Opened, generation: u64, recipe: &Recipe, base: Values) -> Server {
         let Opened { peer, address, reported, key, .. } = opened;
         let id = ServerId(self.shared.next_server.fetch_add(1, Ordering::Relaxed));
         let now = Instant::now();
-        let mut state = ServerState::new(id, self.intern_baseline(reported));
+        let mut state = ServerState::new(id, self.intern_baseline(reported)).with_base(base);
         state.tier.process = key.as_ref().map(ServerKey::process_id);
         Server {
             peer,
@@ -718,40 +719,6 @@ const LONGEST_DOUBT: Duration = Duration::from_secs(60);
 fn close(mut peer: Peer) {
     write::terminate(&mut peer.buffers.outbox);
     let _ = peer.poll_drain(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-}
-
-/// Runs the configured SQL, and waits for its end.
-async fn run_connect_query(peer: &mut Peer, sql: &str) -> Result<(), ConnectError> {
-    use crate::wire::control::ErrorFields;
-    use crate::wire::frame::{HEADER, backend};
-    write::query(&mut peer.buffers.outbox, sql.as_bytes());
-    peer.drain().await.map_err(ConnectError::lost)?;
-    let mut refused = None;
-    loop {
-        while let Some(frame) = take_frame(&mut peer.buffers.inbox)? {
-            let body = frame.get(HEADER..).unwrap_or_default();
-            match frame.first() {
-                Some(&backend::ERROR) => {
-                    refused = ErrorFields::read(body).map(|fields| fields.to_server_error())
-                }
-                Some(&backend::READY_FOR_QUERY) => {
-                    return refused.map_or(Ok(()), |error| Err(ConnectError::ConnectQuery(Box::new(error))));
-                }
-                _ => {}
-            }
-        }
-        if !peer.fill().await.map_err(ConnectError::lost)? {
-            return Err(ConnectError::lost(io::ErrorKind::UnexpectedEof.into()));
-        }
-    }
-}
-
-fn take_frame(inbox: &mut BytesMut) -> Result<Option<BytesMut>, ConnectError> {
-    match crate::wire::Header::read(inbox) {
-        Ok(Some(header)) if inbox.len() >= header.len => Ok(Some(inbox.split_to(header.len))),
-        Ok(_) => Ok(None),
-        Err(_) => Err(ConnectError::lost(io::ErrorKind::InvalidData.into())),
-    }
 }
 
 /// `whole`, shorter by up to `percent` of itself; by how much depends on `id` alone, so that servers opened together do not

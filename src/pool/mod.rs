@@ -14,6 +14,7 @@
 
 mod asker;
 mod cap;
+mod connect_query;
 mod dial;
 mod error;
 mod hosts;

@@ -28,6 +28,7 @@ mod drivers;
 mod example_app;
 mod extended;
 mod failover;
+mod hidden_state;
 mod identity;
 mod limits;
 mod listening;
