@@ -1,7 +1,10 @@
-//! Clients whose machine went away without a word: keepalive finds out, and what they held is free again.
+//! Clients whose machine went away without a word: keepalive finds out, or words that nobody acknowledges, and what they held is
+//! free again.
+
+use socket2::{SockFilter, SockRef};
 
 use crate::harness::process::{root, run, tied};
-use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, eventually};
+use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, eventually, say};
 
 /// A pooler that asks a silent peer after a second whether it is still there.
 async fn attentive(postgres: &Postgres, size: usize) -> Pgusher {
@@ -61,4 +64,21 @@ async fn the_place_of_a_client_that_vanished_is_another_s() {
         client.try_login(&pgusher.target()).await.ok()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_acknowledges_nothing_is_given_up_by_tcp_user_timeout() {
+    let postgres = Postgres::shared(18).await;
+    postgres.sql("create table t (a int); alter table t owner to app; insert into t values (1)").await;
+    let builder = Pgusher::before(&postgres).pool_size(1).text("listen", "keepalive", "off");
+    let pgusher = builder.text("listen", "tcp_user_timeout", "1s").start().await;
+    let (mut deaf, mut witness) = (pgusher.client().await, pgusher.client().await);
+
+    // From here on its kernel drops what comes for it, as if the cable were cut; its last words still get out.
+    const DROP: SockFilter = SockFilter::new(0x06, 0, 0, 0); // BPF_RET: so many bytes are kept
+    SockRef::from(deaf.tcp()).attach_filter(&[DROP]).unwrap();
+    deaf.send([say::query("begin; update t set a = 2")]).await;
+    postgres.until("select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'", "1").await;
+
+    assert_eq!(witness.value("select a from t").await, "1"); // it waits for the only server
 }
