@@ -202,7 +202,9 @@ impl Pgusher {
 
     /// In front of anything that listens, such as a FakeServer, as database `fake`.
     pub fn before_address(server: SocketAddr) -> Builder {
-        Self::configured(Target::new(Address::Tcp(server), "app", "fake")).database("fake", server)
+        let builder =
+            Self::configured(Target::new(Address::Tcp(server), "app", "fake")).database("fake", server);
+        builder.text("pool", "clean", "when-needed") // what is scripted knows no clean between clients
     }
 
     /// In front of nothing yet.
