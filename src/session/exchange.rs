@@ -402,7 +402,7 @@ impl Exchange {
     pub fn abandon(&mut self, outbox: &mut BytesMut) -> bool {
         // Un-Synced messages would be committed by a Sync; half a frame cannot be completed.
         if self.client_rest != Rest::None
-            || (self.segment == Segment::Open && !self.is_copying_in)
+            || (self.segment == Segment::Open && !self.is_copying_in && !mutation::is_on(Mutation::NoSegment))
             || self.is_tainted
         {
             return false;
@@ -526,7 +526,8 @@ impl Exchange {
         if !self.is_at_rest(buffers) {
             return None;
         }
-        if self.status != Status::Idle && !mutation::is_on(Mutation::NoStatus) {
+        let is_missed = mutation::is_on(Mutation::NoStatus) && self.phase == Phase::Talking;
+        if self.status != Status::Idle && !is_missed {
             return self.conclude_open(buffers);
         }
         if self.is_tainted {
