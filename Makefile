@@ -9,6 +9,8 @@ TOOLS_DIR ?= $(CURDIR)/.tools
 FUZZ_SECONDS ?= 60
 # Tests wait for servers more than they compute, so more of them run than there are processors.
 TEST_THREADS ?= 4
+# With it the tests also see that they fail where a rule is switched off: src/session/mutation.rs.
+FEATURES := --features mutations
 
 export TOOLS_DIR
 
@@ -31,10 +33,10 @@ demo: install build
 test: install
 	@trap 'tests/postgres.sh stop' EXIT; \
 	if cargo nextest --version >/dev/null 2>&1; then \
-	    cargo test --quiet --doc; \
-	    cargo nextest run --no-fail-fast --test-threads $(TEST_THREADS) $(ARGS); \
+	    cargo test $(FEATURES) --quiet --doc; \
+	    cargo nextest run $(FEATURES) --no-fail-fast --test-threads $(TEST_THREADS) $(ARGS); \
 	else \
-	    cargo test --no-fail-fast $(ARGS) -- --test-threads $(TEST_THREADS); \
+	    cargo test $(FEATURES) --no-fail-fast $(ARGS) -- --test-threads $(TEST_THREADS); \
 	fi
 
 bench: install build
