@@ -107,6 +107,22 @@ suites! {
         users("with_drizzle.mjs", &postgres).await;
     }
 
+    async fn users_of_prisma_are_kept_apart(postgres on on_18 18) {
+        users("with_prisma.mjs", &postgres).await;
+    }
+
+    async fn users_of_pgx_are_kept_apart(postgres on on_18 18) {
+        users("with_pgx.go", &postgres).await;
+    }
+
+    async fn users_of_jdbc_are_kept_apart(postgres on on_18 18) {
+        users("with_jdbc.java", &postgres).await;
+    }
+
+    async fn users_of_active_record_are_kept_apart(postgres on on_18 18) {
+        users("with_active_record.rb", &postgres).await;
+    }
+
     async fn users_of_sqlx_are_kept_apart(postgres on on_15 15, on_18 18) {
         let (_pgusher, url) = saas(&postgres).await;
         identity::with_sqlx(&url).await.unwrap_or_else(|failure| panic!("{failure}"));
@@ -177,9 +193,23 @@ async fn saas(postgres: &Postgres) -> (Pgusher, String) {
 /// Runs one of the programs that serve two users.
 async fn users(script: &str, postgres: &Postgres) {
     let (_pgusher, url) = saas(postgres).await;
-    let is_python = Path::new(script).extension().is_some_and(|extension| extension == "py");
-    let interpreter = if is_python { tools().join("python/bin/python") } else { "node".into() };
-    program(&interpreter, &format!("identity/{script}"), &[("DATABASE_URL", &url)]).await;
+    let url = ("DATABASE_URL", &*url);
+    let script = &format!("identity/{script}");
+    let extension = Path::new(script).extension().and_then(|extension| extension.to_str());
+    match extension {
+        Some("go") => {
+            let cache = tools().join("go").display().to_string();
+            let go = [url, ("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode"), ("GOCACHE", &cache)];
+            program(Path::new("go"), &["run"], script, &go).await;
+        }
+        Some("java") => {
+            program(Path::new("java"), &["-cp", "/usr/share/java/postgresql.jar"], script, &[url]).await;
+        }
+        Some("mjs") => program(Path::new("node"), &[], script, &[url]).await,
+        Some("py") => program(&tools().join("python/bin/python"), &[], script, &[url]).await,
+        Some("rb") => program(Path::new("ruby"), &[], script, &[url]).await,
+        other => panic!("who runs {other:?}?"),
+    }
 }
 
 /// Few enough servers that clients change them all the time, and as many as the suites need.
@@ -212,13 +242,14 @@ async fn suite(
 ) {
     let (url, direct) = (plain(&pgusher.target().url()), plain(&postgres.url()));
     let environment = [&[("DATABASE_URL", &*url), ("ADMIN_URL", &*direct)], more].concat();
-    program(interpreter, script, &environment).await;
+    program(interpreter, &[], script, &environment).await;
 }
 
 /// Runs a script of `tests/drivers`, which must succeed and have something to say.
-async fn program(interpreter: &Path, script: &str, environment: &[(&str, &str)]) {
+async fn program(interpreter: &Path, options: &[&str], script: &str, environment: &[(&str, &str)]) {
     let mut command = tied(interpreter, "KILL");
     command
+        .args(options)
         .arg(root().join("tests/drivers").join(script))
         .env("TOOLS_DIR", tools())
         .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -5,7 +5,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const tools = process.env.TOOLS_DIR || join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', '.tools')
+export const tools = process.env.TOOLS_DIR || join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', '.tools')
 
 /** Packages come from TOOLS_DIR/node (see install.sh). */
 export const load = createRequire(join(tools, 'node', 'package.json'))
