@@ -38,6 +38,7 @@ mod preludes;
 mod prepared;
 mod reload;
 mod replication;
+mod rolling;
 mod rules;
 mod server_trouble;
 mod session_state;

@@ -1,5 +1,6 @@
 //! One HTTP request and its answer, as bytes: no client of ours decides what may be sent.
 
+use std::io;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +18,12 @@ pub struct Answer {
 
 /// Sends these bytes and reads to the end.
 pub async fn converse(server: SocketAddr, request: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(server).await.expect("it listens");
+    try_converse(server, request).await.expect("it listens")
+}
+
+/// The same, of a server that may be gone.
+pub async fn try_converse(server: SocketAddr, request: &[u8]) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(server).await?;
     let _ = stream.write_all(request).await; // it may have heard enough before the end
     let mut said = Vec::new();
     let reading = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;
@@ -25,12 +31,17 @@ pub async fn converse(server: SocketAddr, request: &[u8]) -> Answer {
     let said = String::from_utf8_lossy(&said).into_owned();
     let (header, body) = said.split_once("\r\n\r\n").unwrap_or((&said, ""));
     let status = header.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Answer { status, header: header.into(), body: body.into() }
+    Ok(Answer { status, header: header.into(), body: body.into() })
 }
 
 /// In HTTP/1.0: the answer is not chunked, and the server closes after it.
 pub async fn get(server: SocketAddr, path: &str) -> Answer {
-    converse(server, format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).await
+    try_get(server, path).await.expect("it listens")
+}
+
+/// The same, of a server that may be gone.
+pub async fn try_get(server: SocketAddr, path: &str) -> io::Result<Answer> {
+    try_converse(server, format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).await
 }
 
 /// Serves one text to whoever asks for anything, as long as the test lives; what it is can change.

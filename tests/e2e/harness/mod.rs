@@ -28,6 +28,7 @@ pub mod prometheus;
 pub mod raw;
 pub mod say;
 pub mod secrets;
+pub mod service;
 pub mod tls;
 
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub use pgusher::Pgusher;
 pub use postgres::{MAJORS, Postgres, StopMode};
 pub use prometheus::Prometheus;
 pub use raw::{Raw, Target};
+pub use service::Service;
 pub use tls::{Ca, Issued};
 
 /// How long an event may take before its test fails. Generous: the machine may be busy with other tests.
