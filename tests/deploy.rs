@@ -33,38 +33,58 @@ fn the_manifests_are_valid_and_what_is_in_them_is_accepted() {
     }
 }
 
-/// The validator, and the test above, can fail.
-#[test]
-fn what_is_wrong_with_a_manifest_is_found() {
-    for (file, from, to, expected) in [
-        ("kubernetes/sidecar/deployment.yaml", "replicas: 4", "replicas: four", "spec.replicas"),
-        (
-            "kubernetes/sidecar/deployment.yaml",
-            "restartPolicy: Always",
-            "restartPolicy: Sometimes",
-            "a native sidecar",
-        ),
-        (
-            "kubernetes/container/deployment.yaml",
-            "GracePeriodSeconds: 60",
-            "GracePeriodSeconds: 40",
-            "longer than the grace",
-        ),
+/// A file below `deploy`, a text in it, what it is replaced by, and what is said about that.
+type Mistake = (&'static str, &'static str, &'static str, &'static str);
+
+const SIDECAR: &str = "kubernetes/sidecar/deployment.yaml";
+const CONTAINER: &str = "kubernetes/container/deployment.yaml";
+const COMPOSE: &str = "../docker/compose.yaml";
+
+/// Each row is made at once: reading the schemas takes seconds.
+const MISTAKES: [&[Mistake]; 2] = [
+    &[
+        (SIDECAR, "replicas: 4", "replicas: four", "spec.replicas"),
+        (SIDECAR, "restartPolicy: Always", "restartPolicy: Sometimes", "a native sidecar"),
+        (CONTAINER, "GracePeriodSeconds: 60", "GracePeriodSeconds: 40", "longer than the grace"),
+        (CONTAINER, "exec: {command: [\"sleep\", \"5\"]}", "sleep: {seconds: 5}", "1.28"),
         ("kubernetes/socket/deployment.yaml", "path: /readyz", "path: /ready", "probes:"),
         ("kubernetes/base/configmap.yaml", "postgres/saas_user", "postgres/somebody", "not mounted"),
         ("kubernetes/base/podmonitor.yaml", "port: pgusher-metrics", "port: metrics", "no port metrics"),
-    ] {
-        let copy = copied();
-        let path = copy.path().join("deploy").join(file);
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{file}: {from}");
-        fs::write(&path, text.replace(from, to)).unwrap();
-        let found = tempfile::tempdir().unwrap();
+        (COMPOSE, "cap_drop: [ALL]", "cap_drop: ALL", "cap_drop"),
+        (
+            "../docker/grafana/dashboards.yaml",
+            "lib/grafana/dashboards",
+            "lib/dashboards",
+            "where Grafana looks",
+        ),
+        ("../docker/prometheus.yaml", "pgusher:9930", "pgusher:9931", "Prometheus scrapes"),
+        ("../docker/Dockerfile", "--from=build", "--from=builder", "no such stage"),
+    ],
+    &[
+        (CONTAINER, "value: 20s", "value: 1s", "drain_grace"),
+        (SIDECAR, "GracePeriodSeconds: 60", "GracePeriodSeconds: 30", "longer than the grace"),
+        (COMPOSE, "stop_grace_period: 30s", "stop_grace_period: 20s", "killed"),
+    ],
+];
+
+/// The validator, and the test above, can fail.
+#[test]
+fn what_is_wrong_with_a_manifest_is_found() {
+    for mistakes in MISTAKES {
+        let (copy, found) = (copied(), tempfile::tempdir().unwrap());
+        for (file, from, to, _) in mistakes {
+            let path = copy.path().join("deploy").join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{file}: {from}");
+            fs::write(&path, text.replace(from, to)).unwrap();
+        }
 
         let output = validate(copy.path(), found.path());
 
-        assert_eq!(output.status.code(), Some(1), "{file}: {to}: {}", said(&output));
-        assert!(said(&output).contains(expected), "{file}: {to}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        for (file, _, to, expected) in mistakes {
+            assert!(said(&output).contains(expected), "{file}: {to}: {}", said(&output));
+        }
     }
 }
 
@@ -136,13 +156,17 @@ fn prometheus_understands_its_configuration() {
     if is_missing("promtool", &["--version"]) {
         return;
     }
-    let checked = Command::new("promtool")
-        .args(["check", "config", "--syntax-only"])
-        .arg(root().join("docker/prometheus.yaml"))
-        .output();
-    let checked = checked.unwrap();
+    // The alerts as they are mounted.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prometheus.yaml");
+    let text = fs::read_to_string(root().join("docker/prometheus.yaml")).unwrap();
+    let alerts = root().join("deploy/alerts.yaml");
+    fs::write(&file, text.replace("/etc/prometheus/alerts.yaml", &alerts.display().to_string())).unwrap();
+
+    let checked = Command::new("promtool").args(["check", "config"]).arg(&file).output().unwrap();
 
     assert!(checked.status.success(), "{}", said(&checked));
+    assert!(said(&checked).contains("1 rule files found"), "{}", said(&checked));
 }
 
 fn assert_config(name: &str, toml: &str, variables: &str) {

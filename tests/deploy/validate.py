@@ -13,11 +13,21 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
 
 # The first with everything that is used (`preStop.sleep`), and the last.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
+
+# What is for old clusters.
+OLD, OLD_VERSIONS = "deploy/kubernetes/container/", ["1.28", *VERSIONS]
+
+# What a Dockerfile may say.
+INSTRUCTIONS = {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "LABEL", "RUN", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"}
+
+DRAIN = ["/usr/local/bin/pgusher", "drain", "--wait"]
 
 ROOT, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 MISTAKES = []
@@ -81,7 +91,7 @@ def kubernetes():
 
 
 def schema(path, document):
-    for version in VERSIONS:
+    for version in OLD_VERSIONS if relative(path).startswith(OLD) else VERSIONS:
         try:
             kubernetes_validate.validate(document, version, strict=True)
         except kubernetes_validate.ValidationError as error:
@@ -141,10 +151,32 @@ def deployment(path, document, maps):
     config = tomllib.loads(toml)
     secrets(where, config, pgusher, volumes)
 
-    drain = seconds(config["listen"]["drain_timeout"])
-    wait = pgusher.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    check(is_native or wait > 0, where, "an ordinary container must wait for the application: preStop")
-    check(pod["terminationGracePeriodSeconds"] > wait + drain, where, "preStop and drain_timeout take longer than the grace")
+    grace, drain = draining(config, variables)
+    theirs = max(pre_stop(where, container) for container in rest if container is not pgusher)
+    wait = pre_stop(where, pgusher)
+    check(is_native or wait + grace > theirs, where, "an ordinary container must serve the application until it ends: drain_grace")
+    before = theirs if is_native else wait
+    total = before + grace + drain
+    check(pod["terminationGracePeriodSeconds"] > total, where, "preStop, drain_grace and drain_timeout take longer than the grace")
+
+
+def draining(config, variables):
+    """How long newcomers are let in, and the last transactions may take."""
+    listen = config["listen"]
+    said = lambda key, default: variables.get(f"PGUSHER_LISTEN_{key.upper()}", listen.get(key, default))
+    return seconds(said("drain_grace", "0s")), seconds(said("drain_timeout", "20s"))
+
+
+def pre_stop(where, container):
+    """How long it waits before it hears of its end."""
+    hook = container.get("lifecycle", {}).get("preStop", {})
+    if "exec" not in hook:
+        return hook.get("sleep", {}).get("seconds", 0)
+    command = hook["exec"]["command"]
+    if command[0] == "sleep":
+        return int(command[1])
+    check(command == DRAIN, where, f"preStop: {command}")
+    return 0
 
 
 def configuration(where, container, volumes, maps, variables):
@@ -192,7 +224,10 @@ def pod_monitor(path, monitor, deployments):
 def compose():
     path = ROOT / "docker/compose.yaml"
     where = relative(path)
-    services = documents(path)[0]["services"]
+    document = documents(path)[0]
+    for error in jsonschema.Draft7Validator(get_builtin_schema("vendor.compose-spec")).iter_errors(document):
+        check(False, where, f"{'.'.join(str(part) for part in error.path)}: {error.message}")
+    services = document["services"]
     check({"postgres", "pgusher", "app", "prometheus", "grafana"} <= services.keys(), where, "a service is missing")
     for name, service in services.items():
         at = f"{where}: {name}"
@@ -204,6 +239,8 @@ def compose():
             check(source.exists(), at, f"{volume}: there is no such file")
         for port in service.get("ports", []):
             check(port.startswith("127.0.0.1:"), at, f"{port}: published to everybody")
+        health_check = service.get("healthcheck", {}).get("test", ["CMD"])
+        check(health_check[0] == "CMD", at, "a healthcheck that needs a shell")
         if "build" in service:
             context = path.parent / service["build"]["context"]
             dockerfile(context, context / service["build"].get("dockerfile", "Dockerfile"))
@@ -214,10 +251,36 @@ def compose():
     check(health[:2] == ["CMD", "/usr/local/bin/pgusher"], where, "pgusher: a healthcheck that needs a shell")
     hand_over("compose-health", toml, pgusher["environment"], health[2:])
     check(pgusher["read_only"] and pgusher["cap_drop"] == ["ALL"], where, "pgusher: read-only, without capabilities")
-    drain = seconds(tomllib.loads(toml)["listen"]["drain_timeout"])
+    drain = sum(draining(tomllib.loads(toml), pgusher["environment"]))
     check(seconds(pgusher["stop_grace_period"]) > drain, where, "pgusher is killed before its drain_timeout")
+    provisioning(path, services)
     for other in sorted((ROOT / "docker").rglob("*.yaml")):
         check(documents(other), relative(other), "is empty")
+
+
+def provisioning(path, services):
+    """Grafana reads the dashboard that is mounted, from the Prometheus that is there; Prometheus the alerts, from pgusher's port."""
+    where = relative(path)
+    mounted = {}
+    for name in ("grafana", "prometheus"):
+        for volume in services[name]["volumes"]:
+            source, target, *_ = volume.split(":")
+            mounted[name, target] = (path.parent / source).resolve()
+    folder = path.parent / "grafana"
+    providers = documents(folder / "dashboards.yaml")[0]["providers"]
+    dashboard = (ROOT / "deploy/dashboard.json").resolve()
+    homes = {str(Path(target).parent) for (_, target), source in mounted.items() if source == dashboard}
+    check(homes == {provider["options"]["path"] for provider in providers}, where, "the dashboard is not where Grafana looks")
+    sources = {source["uid"]: source for source in documents(folder / "datasource.yaml")[0]["datasources"]}
+    wanted = set(re.findall(r'"uid": "(\w+)"', re.sub(r"\s+", " ", dashboard.read_text())))
+    check(sources["prometheus"]["url"] == "http://prometheus:9090", where, "Grafana asks another Prometheus")
+    check(sources["prometheus"]["isDefault"] or "prometheus" in wanted, where, "the dashboard has no source")
+    prometheus = documents(path.parent / "prometheus.yaml")[0]
+    for rules in prometheus["rule_files"]:
+        check(("prometheus", rules) in mounted, where, f"{rules} is not mounted")
+    targets = {target for job in prometheus["scrape_configs"] for config in job["static_configs"] for target in config["targets"]}
+    port = services["pgusher"]["environment"]["PGUSHER_METRICS_LISTEN"].split(":")[1]
+    check(targets == {f"pgusher:{port}"}, where, f"Prometheus scrapes {targets}")
 
 
 def dockerfile(context, path):
@@ -226,6 +289,11 @@ def dockerfile(context, path):
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     ignored = path.with_name(path.name + ".dockerignore")
     patterns = [line for line in ignored.read_text().splitlines() if line and line[0] != "#"] if ignored.exists() else []
+    stages = {line[3] for line in lines if line[0] == "FROM" and len(line) == 4}
+    for line in lines:
+        check(line[0] in INSTRUCTIONS, where, f"{line[0]}: no such instruction")
+        for stage in [word.removeprefix("--from=") for word in line if word.startswith("--from=")]:
+            check(stage in stages, where, f"COPY --from={stage}: there is no such stage")
     for line in lines:
         if line[0] != "COPY" or any(word.startswith("--from") for word in line):
             continue
@@ -262,8 +330,8 @@ def unit():
     variables = dict(re.findall(r"^Environment=(\w+)=(.*)$", text, re.M))
     hand_over("systemd", (ROOT / "config/minimal.toml").read_text(), variables)
     defaults = (ROOT / "config/pgusher.toml").read_text()
-    drain = re.search(r'^# drain_timeout = "(.*)"$', defaults, re.M)
-    check(int(service["TimeoutStopSec"]) > seconds(drain[1]), where, "it is killed before its drain_timeout")
+    drain = sum(seconds(found) for found in re.findall(r'^# drain_(?:grace|timeout) = "(.*)"$', defaults, re.M))
+    check(int(service["TimeoutStopSec"]) > drain, where, "it is killed before its drain_timeout")
 
 
 kubernetes()
