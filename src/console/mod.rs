@@ -1,7 +1,8 @@
 //! The console: a person with `psql`, or a tool made for PgBouncer, sees what happens and steers it.
 //!
 //! ```text
-//!  session   the protocol, simple and extended
+//!  session   messages, and the simple protocol
+//!    ├─► extended   Parse, Bind, Describe, Execute
 //!    ├─► command   what is meant by a text
 //!    ├─► show      tables, column by column PgBouncer's
 //!    │     └─► averages   what happened in the last minute
@@ -19,6 +20,7 @@
 
 mod averages;
 mod command;
+mod extended;
 mod session;
 mod show;
 mod steer;

@@ -1,4 +1,4 @@
-//! One visitor's conversation: the simple and the extended protocol.
+//! One visitor's conversation: messages, and the simple protocol.
 //!
 //! # Promises
 //! - An error leaves the connection as it was; in the extended protocol everything up to the next Sync is skipped.
@@ -14,6 +14,7 @@ use bytes::BytesMut;
 
 use crate::console::Console;
 use crate::console::command::{self, Command};
+use crate::console::extended::{Portal, Stop};
 use crate::console::show::one;
 use crate::console::steer::Steered;
 use crate::console::table::Table;
@@ -24,18 +25,17 @@ use crate::proxy::console::{Role, Visitor};
 use crate::wire::Header;
 use crate::wire::frame::HEADER;
 use crate::wire::frame::frontend as tag;
-use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::frontend;
 use crate::wire::write;
 
 /// The longest message a visitor may send.
 const LONGEST: usize = 64 << 10;
 
-/// Most statements and portals a visitor may name.
-const MOST_NAMES: usize = 1_000;
-
 const HELP: &str = "Console usage
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-\tSHOW LISTS|MEM|STATE|PEERS|PEER_POOLS|DNS_HOSTS|DNS_ZONES
+\tSHOW PEERS|PEER_POOLS
+\tSHOW SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
+\tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSHOW WAITING|PINS|IDENTITY
 \tSET key = arg
@@ -51,26 +51,19 @@ const HELP: &str = "Console usage
 \tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
 \tWAIT_CLOSE [<db>]";
 
-/// A bound statement.
-struct Portal {
-    command: Command,
-    formats: Vec<i16>,
-    /// What it shows, as it was described.
-    table: Option<Table>,
-}
-
-struct Session {
-    console: Arc<Console>,
-    visitor: Visitor,
-    statements: HashMap<Vec<u8>, Command>,
-    portals: HashMap<Vec<u8>, Portal>,
-    is_in_transaction: bool,
+/// A visitor, and what it has left here.
+pub(super) struct Session {
+    pub(super) console: Arc<Console>,
+    pub(super) visitor: Visitor,
+    pub(super) statements: HashMap<Vec<u8>, Command>,
+    pub(super) portals: HashMap<Vec<u8>, Portal>,
+    pub(super) is_in_transaction: bool,
     /// Whether everything up to the next Sync is skipped.
     is_skipping: bool,
 }
 
 /// What a command came to, without its rows.
-enum Answer {
+pub(super) enum Answer {
     Empty,
     Error(&'static str, String),
     Help,
@@ -79,7 +72,7 @@ enum Answer {
 }
 
 /// The visitor has gone, or must.
-struct Gone;
+pub(super) struct Gone;
 
 /// Serves until the visitor leaves.
 pub(super) async fn serve(console: Arc<Console>, visitor: Visitor) {
@@ -99,7 +92,7 @@ pub(super) async fn serve(console: Arc<Console>, visitor: Visitor) {
 }
 
 impl Session {
-    fn outbox(&mut self) -> &mut BytesMut {
+    pub(super) fn outbox(&mut self) -> &mut BytesMut {
         &mut self.visitor.peer.buffers.outbox
     }
 
@@ -123,15 +116,16 @@ impl Session {
         match kind {
             tag::TERMINATE => return Err(Gone),
             tag::QUERY => self.on_query(&body).await?,
-            tag::SYNC => {
-                self.is_skipping = false;
-                self.ready();
-            }
+            tag::SYNC => self.on_sync(),
             tag::FLUSH => {}
             tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {
-                if let Err((sqlstate, message)) = self.on_extended(kind, &body).await? {
-                    self.error(sqlstate, &message);
-                    self.is_skipping = true;
+                match self.on_extended(kind, &body).await {
+                    Ok(()) => {}
+                    Err(Stop::Gone) => return Err(Gone),
+                    Err(Stop::Refused(sqlstate, message)) => {
+                        self.error(sqlstate, &message);
+                        self.is_skipping = true;
+                    }
                 }
             }
             _ => {
@@ -171,6 +165,15 @@ impl Session {
         }
     }
 
+    /// Outside a transaction block it ends one, and portals end with that.
+    fn on_sync(&mut self) {
+        self.is_skipping = false;
+        if !self.is_in_transaction {
+            self.portals.clear();
+        }
+        self.ready();
+    }
+
     async fn on_query(&mut self, body: &[u8]) -> Result<(), Gone> {
         let text = frontend::query(body).map_err(|_| Gone)?;
         let text = String::from_utf8_lossy(text).into_owned();
@@ -189,93 +192,8 @@ impl Session {
         Ok(())
     }
 
-    async fn on_extended(
-        &mut self,
-        kind: u8,
-        body: &[u8],
-    ) -> Result<Result<(), (&'static str, String)>, Gone> {
-        match kind {
-            tag::PARSE => {
-                let parse = Parse::read(body).map_err(|_| Gone)?;
-                let text = String::from_utf8_lossy(parse.text).into_owned();
-                let statements = command::statements(&text);
-                let [statement] = statements.as_slice() else {
-                    return Ok(Err((
-                        "42601",
-                        "cannot insert multiple commands into a prepared statement".into(),
-                    )));
-                };
-                if self.statements.len() >= MOST_NAMES {
-                    return Ok(Err(("53400", "too many prepared statements".into())));
-                }
-                self.statements.insert(parse.name.to_vec(), command::parse(statement));
-                write::parse_complete(self.outbox());
-            }
-            tag::BIND => {
-                let bind = Bind::read(body).ok_or(Gone)?;
-                let Some(command) = self.statements.get(bind.statement).cloned() else {
-                    return Ok(Err(("26000", "prepared statement does not exist".into())));
-                };
-                let formats = result_formats(body.get(bind.names..).unwrap_or_default()).ok_or(Gone)?;
-                if self.portals.len() >= MOST_NAMES {
-                    self.portals.clear();
-                }
-                self.portals.insert(bind.portal.to_vec(), Portal { command, formats, table: None });
-                write::bind_complete(self.outbox());
-            }
-            tag::DESCRIBE => match frontend::target(kind, body).map_err(|_| Gone)? {
-                Target::Statement(name) => {
-                    let Some(command) = self.statements.get(name).cloned() else {
-                        return Ok(Err(("26000", "prepared statement does not exist".into())));
-                    };
-                    write::parameter_description_empty(self.outbox());
-                    match self.shown(&command) {
-                        Some(table) => table.describe(&[], self.outbox()),
-                        None => write::no_data(self.outbox()),
-                    }
-                }
-                Target::Portal(name) => {
-                    let name = name.to_vec();
-                    let Some(command) = self.portals.get(&name).map(|portal| portal.command.clone()) else {
-                        return Ok(Err(("34000", "portal does not exist".into())));
-                    };
-                    let table = self.shown(&command);
-                    let Some(portal) = self.portals.get_mut(&name) else { return Err(Gone) };
-                    portal.table = table;
-                    let outbox = &mut self.visitor.peer.buffers.outbox;
-                    match &portal.table {
-                        Some(table) => table.describe(&portal.formats, outbox),
-                        None => write::no_data(outbox),
-                    }
-                }
-            },
-            tag::EXECUTE => {
-                let name = frontend::execute(body).map_err(|_| Gone)?;
-                let Some(portal) = self.portals.remove(name) else {
-                    return Ok(Err(("34000", "portal does not exist".into())));
-                };
-                let answer = match portal.table {
-                    Some(table) => Answer::Table(table),
-                    None => self.run(&portal.command).await?,
-                };
-                if let Answer::Error(sqlstate, message) = answer {
-                    return Ok(Err((sqlstate, message)));
-                }
-                self.answer(answer, &portal.formats);
-            }
-            _ => {
-                match frontend::target(kind, body).map_err(|_| Gone)? {
-                    Target::Statement(name) => drop(self.statements.remove(name)),
-                    Target::Portal(name) => drop(self.portals.remove(name)),
-                }
-                write::close_complete(self.outbox());
-            }
-        }
-        Ok(Ok(()))
-    }
-
     /// What a command shows, if it shows anything.
-    fn shown(&self, command: &Command) -> Option<Table> {
+    pub(super) fn shown(&self, command: &Command) -> Option<Table> {
         match command {
             Command::Show(what) => self.console.table(what),
             Command::Constant(column, value) => Some(one(column, &self.constant(column, value))),
@@ -290,7 +208,7 @@ impl Session {
         }
     }
 
-    async fn run(&mut self, command: &Command) -> Result<Answer, Gone> {
+    pub(super) async fn run(&mut self, command: &Command) -> Result<Answer, Gone> {
         if !command.is_harmless() {
             if self.visitor.role == Role::Reader {
                 return Ok(Answer::Error("42501", "admin access needed".into()));
@@ -355,7 +273,7 @@ impl Session {
         ended
     }
 
-    fn answer(&mut self, answer: Answer, formats: &[i16]) {
+    pub(super) fn answer(&mut self, answer: Answer, formats: &[i16]) {
         match answer {
             Answer::Empty => write::empty_query_response(self.outbox()),
             Answer::Error(sqlstate, message) => self.error(sqlstate, &message),
@@ -394,39 +312,5 @@ fn hear(peer: &mut Peer, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
         Poll::Pending => Poll::Pending,
         Poll::Ready(Ok(true)) => Poll::Ready(Ok(true)),
         Poll::Ready(Ok(false) | Err(_)) => Poll::Ready(Err(Gone)),
-    }
-}
-
-/// The formats a Bind wants its results in: they follow the formats and the values of parameters.
-fn result_formats(values: &[u8]) -> Option<Vec<i16>> {
-    let mut rest = values;
-    let count = take_i16(&mut rest)?;
-    for _ in 0..count {
-        take_i16(&mut rest)?;
-    }
-    for _ in 0..take_i16(&mut rest)? {
-        let (len, after) = rest.split_first_chunk::<4>()?;
-        let len = usize::try_from(i32::from_be_bytes(*len)).unwrap_or(0);
-        rest = after.get(len..)?;
-    }
-    let count = take_i16(&mut rest)?;
-    (0..count).map(|_| take_i16(&mut rest)).collect()
-}
-
-fn take_i16(rest: &mut &[u8]) -> Option<i16> {
-    let (number, after) = rest.split_first_chunk::<2>()?;
-    *rest = after;
-    Some(i16::from_be_bytes(*number))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn result_formats_follow_the_values() {
-        assert_eq!(result_formats(&[0, 0, 0, 0, 0, 1, 0, 1]), Some(vec![1]));
-        assert_eq!(result_formats(&[0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 7, 0, 0]), Some(vec![]));
-        assert_eq!(result_formats(&[0, 0, 0, 1, 0, 0]), None);
     }
 }

@@ -160,6 +160,17 @@ pub fn execute(body: &[u8]) -> Result<&[u8], Malformed> {
     Ok(portal)
 }
 
+/// The most rows an Execute wants; `None` is all.
+///
+/// # Errors
+/// A body that is not an Execute.
+pub fn row_limit(body: &[u8]) -> Result<Option<usize>, Malformed> {
+    let (_, rest) = cstr(body, EXECUTE)?;
+    let limit = <[u8; 4]>::try_from(rest).map_err(|_| Malformed::Body { tag: EXECUTE })?;
+    // "Zero denotes no limit"; PostgreSQL takes a negative number as that too.
+    Ok(usize::try_from(i32::from_be_bytes(limit)).ok().filter(|limit| *limit > 0))
+}
+
 /// The text of a whole Query.
 ///
 /// # Errors

@@ -119,6 +119,11 @@ pub fn close_complete(out: &mut BytesMut) {
     frame(out, b'3', |_| ());
 }
 
+/// PortalSuspended.
+pub fn portal_suspended(out: &mut BytesMut) {
+    frame(out, b's', |_| ());
+}
+
 /// NoData.
 pub fn no_data(out: &mut BytesMut) {
     frame(out, b'n', |_| ());
