@@ -125,8 +125,8 @@ const ROWS: &[Row] = &[
     },
     Row {
         room: "console",
-        inside: &["names", "wire", "session", "net", "pool", "proxy", "reload"],
-        outside: &["bytes", "tokio", "tracing"],
+        inside: &["names", "wire", "session", "net", "pool", "proxy", "telemetry", "reload"],
+        outside: &["bytes", "rustix", "tokio", "tracing"],
     },
     Row {
         room: "reload",

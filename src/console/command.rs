@@ -27,8 +27,12 @@ pub(super) enum Command {
     Resume(Option<Database>),
     Set(String, String),
     Show(String),
+    /// What PgBouncer hands its successor.
+    ShowFds,
     /// Whether clients may finish.
     Shutdown(Ending),
+    /// Sockets held still for that.
+    Suspend,
     Unknown(String),
     WaitClose(Option<Database>),
 }
@@ -187,6 +191,7 @@ pub(super) fn parse(text: &str) -> Command {
             id.trim_start_matches('c').parse().map_or_else(|_| unknown(), Command::KillClient)
         }
         ["reload"] => Command::Reload,
+        ["suspend"] => Command::Suspend,
         ["shutdown"] => Command::Shutdown(Ending::AtOnce),
         ["shutdown", "wait_for_clients" | "wait_for_servers"] => Command::Shutdown(Ending::Drained),
         ["begin", ..] => Command::Chatter("BEGIN", Some(true)),
@@ -210,6 +215,7 @@ fn show(rest: &[&str]) -> Option<Command> {
     let what = match rest {
         ["transaction", "isolation", "level"] => "transaction_isolation",
         ["time", "zone"] => "timezone",
+        ["fds"] => return Some(Command::ShowFds),
         [what] => what,
         _ => return None,
     };

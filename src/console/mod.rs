@@ -5,6 +5,7 @@
 //!    ├─► extended   Parse, Bind, Describe, Execute
 //!    ├─► command   what is meant by a text
 //!    ├─► show      tables, column by column PgBouncer's
+//!    │     ├─► sockets    those of connections
 //!    │     └─► averages   what happened in the last minute
 //!    └─► steer     PAUSE, RESUME, RELOAD …
 //! ```
@@ -16,13 +17,15 @@
 //! - A reader can only see.
 //!
 //! # Refuses
-//! To show a secret, a statement or an identity: there are counts of them, no values.
+//! - To show a secret, a statement or an identity: there are counts of them, no values. So there is no SHOW FDS.
+//! - SUSPEND, which is for PgBouncer's own online restart.
 
 mod averages;
 mod command;
 mod extended;
 mod session;
 mod show;
+mod sockets;
 mod steer;
 mod table;
 

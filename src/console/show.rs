@@ -1,19 +1,19 @@
 //! Tables: what there is, what it does.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crate::console::Console;
 use crate::console::averages::Sums;
 use crate::console::table::{Cell, Table};
+use crate::console::{Console, sockets};
 use crate::names::{Printable, User};
-use crate::pool::{Address, CancelTarget, Doing, Host, Pool};
-use crate::proxy::cancel::{About, ClientHandle, Standing};
+use crate::pool::{Host, Injected, Pool};
+use crate::proxy::cancel::{ClientHandle, Standing};
 use crate::proxy::{Listing, Proxy};
 use crate::session::Mode;
+use crate::telemetry::instruments::{Counter, Word};
 
 const POOLS: &[&str] = &[
     "database",
@@ -92,29 +92,6 @@ const DATABASES: &[&str] = &[
     "paused:i",
     "disabled:i",
 ];
-const SOCKETS: &[&str] = &[
-    "type",
-    "user",
-    "database",
-    "replication",
-    "state",
-    "addr",
-    "port:i",
-    "local_addr",
-    "local_port:i",
-    "connect_time",
-    "request_time",
-    "wait:i",
-    "wait_us:i",
-    "close_needed:i",
-    "ptr",
-    "link",
-    "remote_pid:i",
-    "tls",
-    "application_name",
-    "prepared_statements:i",
-    "id:i",
-];
 const USERS: &[&str] = &[
     "name",
     "pool_size",
@@ -127,6 +104,18 @@ const USERS: &[&str] = &[
 ];
 const WAITING: &[&str] =
     &["database", "user", "client:q", "application_name", "addr", "wait_us:q", "reason", "servers"];
+const IDENTITY: &[&str] = &[
+    "database",
+    "enabled",
+    "variables",
+    "missing",
+    "scope",
+    "clients:q",
+    "injected:q",
+    "cancelled:q",
+    "failed:q",
+    "refused:q",
+];
 const PINS: &[&str] =
     &["database", "user", "server:q", "remote_pid:i", "client:q", "state", "held_us:q", "pinned_by"];
 
@@ -135,14 +124,15 @@ impl Console {
     pub(super) fn table(&self, what: &str) -> Option<Table> {
         let proxy = &self.proxy;
         Some(match what {
-            "clients" => clients(proxy),
+            "active_sockets" => sockets::active(proxy),
+            "clients" => sockets::clients(proxy),
             "config" => self.config(),
             "databases" => databases(proxy),
             "dns_hosts" => Table::new(&["hostname", "ttl:q", "addrs"]),
             "dns_zones" => Table::new(&["zonename", "serial:q", "count:i"]),
             "identity" => identity(proxy),
             "lists" => lists(proxy),
-            "mem" => Table::new(&["name", "size:i", "used:i", "free:i", "memtotal:i"]),
+            "mem" => memory(),
             "peer_pools" => Table::new(&[
                 "peer_id:i",
                 "cl_active_cancel_req:i",
@@ -153,7 +143,8 @@ impl Console {
             "peers" => Table::new(&["peer_id:i", "host", "port:i", "pool_size:i"]),
             "pins" => pins(proxy),
             "pools" => pools(proxy),
-            "servers" => servers(proxy),
+            "servers" => sockets::servers(proxy),
+            "sockets" => sockets::all(proxy),
             "state" => state(proxy),
             "stats" => self.stats(),
             "stats_averages" => self.stats_of(|console, name, _| console.averages.of(name)),
@@ -208,6 +199,8 @@ impl Console {
                 changeable.into(),
             ]);
         }
+        // Exporters ask for it. Here a user's bound is `[users.NAME] max_servers`, and there is none for all.
+        table.rows.push(vec!["max_user_connections".into(), "0".into(), "0".into(), "no".into()]);
         table
     }
 }
@@ -304,7 +297,7 @@ fn pools(proxy: &Proxy) -> Table {
     table
 }
 
-fn sorted(mut pools: Vec<Arc<Pool>>) -> Vec<Arc<Pool>> {
+pub(super) fn sorted(mut pools: Vec<Arc<Pool>>) -> Vec<Arc<Pool>> {
     pools.sort_by_cached_key(|pool| pool.key().to_string());
     pools
 }
@@ -375,116 +368,6 @@ fn users(proxy: &Proxy) -> Table {
     table
 }
 
-fn address(address: Option<SocketAddr>) -> (Cell, Cell) {
-    match address {
-        Some(address) => (address.ip().to_string().into(), u64::from(address.port()).into()),
-        None => ("unix".into(), 0_u64.into()),
-    }
-}
-
-fn pointer(number: u64) -> String {
-    format!("{number:#x}")
-}
-
-fn clients(proxy: &Proxy) -> Table {
-    let mut table = Table::new(SOCKETS);
-    let now = Instant::now();
-    for client in proxy.clients.all() {
-        let Some(about) = client.about() else { continue };
-        let (state, wait, link) = match client.standing(now) {
-            // The console is its own server.
-            Standing::Idle if about.pool.is_none() => ("active", Duration::ZERO, String::new()),
-            Standing::Idle => ("idle", Duration::ZERO, String::new()),
-            Standing::Waiting(wait) => ("waiting", wait, String::new()),
-            Standing::Active(target) => ("active", Duration::ZERO, pointer(target.server.0)),
-        };
-        table.rows.push(client_row(&client, about, state, wait, link));
-    }
-    table
-}
-
-fn client_row(client: &ClientHandle, about: &About, state: &str, wait: Duration, link: String) -> Vec<Cell> {
-    let (remote, port) = address(about.remote);
-    let (local, local_port) = address(about.local);
-    vec![
-        "C".into(),
-        about.user.to_string().into(),
-        about.database.to_string().into(),
-        about.replication.into(),
-        state.into(),
-        remote,
-        port,
-        local,
-        local_port,
-        timestamp(about.since).into(),
-        timestamp(about.since).into(),
-        wait.as_secs().into(),
-        u64::from(wait.subsec_micros()).into(),
-        0_u64.into(),
-        pointer(client.id.0).into(),
-        link.into(),
-        0_u64.into(),
-        (if about.is_encrypted { "TLS" } else { "" }).into(),
-        Printable(&about.application_name).to_string().into(),
-        client.statements().into(),
-        client.id.0.into(),
-    ]
-}
-
-fn servers(proxy: &Proxy) -> Table {
-    let mut table = Table::new(SOCKETS);
-    let now = Instant::now();
-    for pool in sorted(proxy.pools.all()) {
-        for target in pool.lives() {
-            table.rows.push(server_row(&pool, &target, now));
-        }
-    }
-    table
-}
-
-fn server_row(pool: &Pool, target: &CancelTarget, now: Instant) -> Vec<Cell> {
-    let glimpse = target.life.glimpse(now);
-    let state = match glimpse.doing {
-        _ if target.is_aimed_at() => "being_canceled",
-        Doing::Idle => "idle",
-        _ => "active",
-    };
-    let (addr, port) = match &target.address {
-        Address::Tcp(address) | Address::Tls(address, ..) => {
-            (address.ip().to_string(), u64::from(address.port()))
-        }
-        Address::Unix(_, port) => ("unix".to_owned(), u64::from(*port)),
-    };
-    let since = SystemTime::now().checked_sub(glimpse.for_).unwrap_or(UNIX_EPOCH);
-    vec![
-        "S".into(),
-        pool.key().user.to_string().into(),
-        pool.key().database.to_string().into(),
-        "none".into(),
-        state.into(),
-        addr.into(),
-        port.into(),
-        "".into(),
-        0_u64.into(),
-        timestamp(target.life.born_at()).into(),
-        timestamp(since).into(),
-        0_u64.into(),
-        0_u64.into(),
-        u64::from(pool.is_old(target)).into(),
-        pointer(target.server.0).into(),
-        glimpse.client.map_or_else(String::new, |client| pointer(client.0)).into(),
-        remote_pid(target).into(),
-        (if matches!(target.address, Address::Tls(..)) { "TLS" } else { "" }).into(),
-        "".into(),
-        target.life.statements().into(),
-        target.server.0.into(),
-    ]
-}
-
-fn remote_pid(target: &CancelTarget) -> u64 {
-    target.key.as_ref().map_or(0, |key| u64::from(key.process_id()))
-}
-
 fn lists(proxy: &Proxy) -> Table {
     let mut table = Table::new(&["list", "items:i"]);
     let edition = proxy.edition();
@@ -499,7 +382,7 @@ fn lists(proxy: &Proxy) -> Table {
         ("peer_pools", 0),
         ("free_clients", proxy.places.free()),
         ("used_clients", used),
-        ("login_clients", 0),
+        ("login_clients", proxy.clients.all().iter().filter(|client| client.about().is_none()).count()),
         ("free_servers", idle),
         ("used_servers", servers.saturating_sub(idle)),
         ("dns_names", 0),
@@ -510,6 +393,30 @@ fn lists(proxy: &Proxy) -> Table {
         table.rows.push(vec![list.into(), items.into()]);
     }
     table
+}
+
+/// There are no slabs of objects here: what is not used is the allocator's. So it is the process, in pages.
+fn memory() -> Table {
+    let mut table = Table::new(&["name", "size:i", "used:i", "free:i", "memtotal:i"]);
+    let page = rustix::param::page_size();
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    // proc_pid_statm(5): virtual, resident, shared.
+    let pages = statm.split(' ').map_while(|pages| pages.parse::<usize>().ok());
+    for (name, pages) in ["virtual", "resident", "shared"].into_iter().zip(pages) {
+        table.rows.push(vec![
+            name.into(),
+            page.into(),
+            fitting(pages).into(),
+            0_u64.into(),
+            fitting(pages * page).into(),
+        ]);
+    }
+    table
+}
+
+/// As an int4, which is what the column is.
+fn fitting(number: usize) -> usize {
+    number.min(i32::MAX as usize)
 }
 
 fn state(proxy: &Proxy) -> Table {
@@ -565,7 +472,7 @@ fn pins(proxy: &Proxy) -> Table {
                 pool.key().database.to_string().into(),
                 pool.key().user.to_string().into(),
                 target.server.0.into(),
-                remote_pid(&target).into(),
+                sockets::remote_pid(&target).into(),
                 client.0.into(),
                 glimpse.doing.word().into(),
                 (glimpse.lent_for.as_micros() as u64).into(),
@@ -576,14 +483,20 @@ fn pins(proxy: &Proxy) -> Table {
     table
 }
 
-/// What is injected where; never what was.
+/// What is injected where and how often; never what was.
 fn identity(proxy: &Proxy) -> Table {
-    let mut table = Table::new(&["database", "enabled", "variables", "missing", "scope", "clients:q"]);
+    let mut table = Table::new(IDENTITY);
     let (edition, clients) = (proxy.edition(), proxy.clients.all());
     for Listing { name, rules, .. } in edition.catalog.listing() {
         let database = name.as_str().into();
         let identity = &rules.identity;
         let guests = clients.iter().filter(|client| client.about().is_some_and(|it| it.database == database));
+        let (mut counts, mut refused) = ([0; Injected::WORDS.len()], 0);
+        for pool in proxy.pools.of(Some(&database)) {
+            let pressure = pool.pressure();
+            counts.iter_mut().zip(pressure.injections.values()).for_each(|(count, more)| *count += more);
+            refused += pressure.refusals.iter().map(Counter::value).sum::<u64>();
+        }
         let variables: Vec<_> = identity.stated().map(|(name, _)| name).collect();
         table.rows.push(vec![
             name.as_str().into(),
@@ -592,31 +505,13 @@ fn identity(proxy: &Proxy) -> Table {
             format!("{:?}", identity.missing).to_lowercase().into(),
             format!("{:?}", identity.scope).to_lowercase().into(),
             guests.count().into(),
+            counts[Injected::Ok.index()].into(),
+            counts[Injected::Cancelled.index()].into(),
+            counts[Injected::Failed.index()].into(),
+            refused.into(),
         ]);
     }
     table
-}
-
-/// As PgBouncer writes it: `2026-11-21 17:18:44 UTC`.
-fn timestamp(at: SystemTime) -> String {
-    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3_600, second % 3_600 / 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-}
-
-/// Year, month and day of the day so many after 1970-01-01, counted in years that begin in March, so that the day that
-/// comes and goes is the last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (year + era * 400 + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -624,17 +519,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_those_of_the_calendar() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(11_016), (2000, 2, 29));
-        assert_eq!(civil(20_778), (2026, 11, 21));
-        assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(1_795_281_524)), "2026-11-21 17:18:44 UTC");
-    }
-
-    #[test]
     fn columns_are_as_many_as_pgbouncers() {
-        let counts = [POOLS, STATS, STATS_SHORT, DATABASES, SOCKETS, USERS].map(<[_]>::len);
+        let counts = [POOLS, STATS, STATS_SHORT, DATABASES, USERS].map(<[_]>::len);
 
-        assert_eq!(counts, [17, 23, 12, 17, 21, 8]);
+        assert_eq!(counts, [17, 23, 12, 17, 8]);
     }
 }

@@ -26,6 +26,15 @@ pub(super) enum Steered {
 /// `object_not_in_prerequisite_state`.
 const NOT_NOW: &str = "55000";
 
+/// `feature_not_supported`.
+const NOT_HERE: &str = "0A000";
+
+const NO_FDS: &str = "SHOW FDS hands sockets, cancel keys and passwords to another PgBouncer, which pgusher does not; \
+                      use SHOW SOCKETS";
+
+const NO_SUSPEND: &str = "SUSPEND holds sockets still for PgBouncer's online restart (-R), which pgusher does not have; \
+                          use PAUSE, or start the next pgusher beside this one and have this one drain";
+
 fn done(tag: &str) -> Steered {
     Steered::Done(tag.to_owned())
 }
@@ -77,6 +86,8 @@ impl Console {
                 });
                 done("SHUTDOWN")
             }
+            Command::ShowFds => Steered::Refused(NOT_HERE, NO_FDS.into()),
+            Command::Suspend => Steered::Refused(NOT_HERE, NO_SUSPEND.into()),
             Command::Nameless => Steered::Refused("42601", "a database is required".into()),
             _ => Steered::Refused("42601", "use SHOW HELP;".into()),
         }

@@ -1,9 +1,10 @@
 //! The console: what there is is seen, and steered under load without loss.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::harness::pgusher::Builder;
-use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
+use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, Target, eventually, notation, say};
 
 fn with_console(postgres: &Postgres) -> Builder {
     Pgusher::before(postgres)
@@ -83,6 +84,269 @@ async fn columns_are_pgbouncers_in_name_order_and_type() {
     assert_eq!(columns(&mut console, "SHOW CLIENTS").await, columns(&mut console, "SHOW SERVERS").await);
     assert_eq!(console.value("SHOW VERSION").await, "PgBouncer 1.25.2");
     assert_eq!(console.rows("SHOW LISTS").await.len(), 14);
+}
+
+/// Everything PgBouncer 1.25.2 can show, and what is ours.
+const SHOWN: [&str; 24] = [
+    "ACTIVE_SOCKETS",
+    "CLIENTS",
+    "CONFIG",
+    "DATABASES",
+    "DNS_HOSTS",
+    "DNS_ZONES",
+    "IDENTITY",
+    "LISTS",
+    "MEM",
+    "PEER_POOLS",
+    "PEERS",
+    "PINS",
+    "POOLS",
+    "SERVERS",
+    "SOCKETS",
+    "STATE",
+    "STATS",
+    "STATS_AVERAGES",
+    "STATS_TOTALS",
+    "TOTALS",
+    "USERS",
+    "VERSION",
+    "WAITING",
+    "timezone",
+];
+
+#[tokio::test]
+async fn readers_are_shown_all_there_is_and_change_nothing() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = with_console(&postgres).start().await;
+    let mut client = pgusher.client().await;
+    client.rows("begin").await;
+    let mut admin = console(&pgusher).await;
+    let mut reader = Raw::login(&pgusher.target().user("other", "other").database("pgbouncer")).await;
+
+    for what in SHOWN {
+        let shown = (columns(&mut admin, &format!("SHOW {what}")).await, format!("select {what};"));
+        assert_eq!(columns(&mut reader, &shown.1).await, shown.0, "{what}");
+        assert!(notation(&reader.query(&shown.1).await).ends_with("C(SHOW) Z(I)"), "{what}");
+    }
+    for refused in ["SHOW FDS", "SUSPEND"] {
+        assert_eq!(notation(&admin.query(refused).await), "E(0A000) Z(I)", "{refused}");
+    }
+    let database = postgres.database();
+    for steers in [
+        "SHOW FDS",
+        "SUSPEND",
+        "PAUSE",
+        "RESUME",
+        "RECONNECT",
+        "WAIT_CLOSE",
+        "KILL",
+        "KILL_CLIENT 1",
+        "RELOAD",
+        "SHUTDOWN",
+        "SHUTDOWN WAIT_FOR_CLIENTS",
+        "SET pool.size = 1",
+        &format!("DISABLE \"{database}\""),
+        &format!("ENABLE \"{database}\""),
+    ] {
+        assert_eq!(notation(&reader.query(steers).await), "E(42501) Z(I)", "{steers}");
+    }
+    assert_eq!(notation(&client.query("commit").await), "C(COMMIT) Z(I)");
+}
+
+#[tokio::test]
+async fn sockets_and_memory_are_shown_in_pgbouncers_columns() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = with_console(&postgres).start().await;
+    let (mut admin, mut idle, mut inside) =
+        (console(&pgusher).await, pgusher.client().await, pgusher.client().await);
+    idle.rows("select 1").await;
+    inside.rows("begin").await;
+
+    let sockets = columns(&mut admin, "SHOW SOCKETS").await;
+    let buffers =
+        "recv_pos:23 pkt_pos:23 pkt_remain:23 send_pos:23 send_remain:23 pkt_avail:23 send_avail:23";
+    let states = async |admin: &mut Raw, sql| {
+        let rows = admin.rows(sql).await;
+        let mut states: Vec<_> = rows.into_iter().map(|row| row[4].clone().unwrap()).collect();
+        states.sort();
+        states.join(" ")
+    };
+    let memory = admin.rows("SHOW MEM").await;
+
+    assert_eq!(sockets, format!("{} {buffers}", columns(&mut admin, "SHOW CLIENTS").await));
+    assert_eq!(states(&mut admin, "SHOW SOCKETS").await, "cl_active cl_active cl_active sv_active");
+    assert_eq!(states(&mut admin, "SHOW ACTIVE_SOCKETS").await, "cl_active sv_active");
+    assert_eq!(columns(&mut admin, "SHOW MEM").await, "name:25 size:23 used:23 free:23 memtotal:23");
+    let resident = memory.iter().find(|row| row[0].as_deref() == Some("resident")).unwrap();
+    let resident: u64 = resident[4].as_deref().unwrap().parse().unwrap();
+    assert!((1 << 20..1 << 30).contains(&resident), "{resident}");
+}
+
+/// What a column must hold for the exporter.
+enum Wants {
+    Label(&'static [&'static str]),
+    Number(&'static [&'static str]),
+}
+
+/// prometheus-community's pgbouncer_exporter 0.11, by its own statements, as lib/pq says them: what it does not find or cannot
+/// read, it does not export. It looks up columns by name, and makes a number of each that it knows.
+#[tokio::test]
+async fn the_exporter_of_prometheus_reads_what_it_wants() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = with_console(&postgres).start().await;
+    let mut client = pgusher.client().await;
+    client.rows("begin").await;
+    let target = pgusher.target().user("other", "other").database("pgbouncer");
+    let target = [("extra_float_digits", "2"), ("client_encoding", "UTF8"), ("datestyle", "ISO, MDY")]
+        .into_iter()
+        .fold(target, |target, (name, value)| target.with(name, value));
+    let mut exporter = Raw::login(&target).await;
+
+    assert!(notation(&exporter.query("SHOW STATS").await).ends_with("C(SHOW) Z(I)"));
+    assert_eq!(columns(&mut exporter, "SHOW VERSION;").await, "version:25");
+    assert_eq!(exporter.value("SHOW VERSION;").await, "PgBouncer 1.25.2");
+    for list in [
+        "databases",
+        "users",
+        "pools",
+        "free_clients",
+        "used_clients",
+        "login_clients",
+        "free_servers",
+        "used_servers",
+        "dns_names",
+        "dns_zones",
+        "dns_queries",
+    ] {
+        let items = cell(&mut exporter, "SHOW LISTS;", list, "items").await;
+        assert!(items.is_some_and(|items| items.parse::<f64>().is_ok()), "{list}");
+    }
+    for (key, value) in [("max_client_conn", "10000"), ("max_user_connections", "0")] {
+        assert_eq!(cell(&mut exporter, "SHOW CONFIG;", key, "value").await.as_deref(), Some(value), "{key}");
+    }
+    for (sql, wanted) in [
+        (
+            "SHOW databases;",
+            [
+                Wants::Label(&["name", "host", "port", "database", "force_user", "pool_mode"]),
+                Wants::Number(&["pool_size", "max_connections", "current_connections", "paused", "disabled"]),
+            ],
+        ),
+        (
+            "SHOW stats_totals;",
+            [
+                Wants::Label(&["database"]),
+                Wants::Number(&[
+                    "query_count",
+                    "query_time",
+                    "bytes_received",
+                    "bytes_sent",
+                    "wait_time",
+                    "xact_count",
+                    "xact_time",
+                    "client_parse_count",
+                    "server_parse_count",
+                    "bind_count",
+                ]),
+            ],
+        ),
+        (
+            "SHOW pools;",
+            [
+                Wants::Label(&["database", "user"]),
+                Wants::Number(&[
+                    "cl_active",
+                    "cl_active_cancel_req",
+                    "cl_waiting",
+                    "cl_waiting_cancel_req",
+                    "sv_active",
+                    "sv_active_cancel",
+                    "sv_being_canceled",
+                    "sv_idle",
+                    "sv_used",
+                    "sv_tested",
+                    "sv_login",
+                    "maxwait",
+                ]),
+            ],
+        ),
+    ] {
+        let known = columns(&mut exporter, sql).await;
+        let known: Vec<_> = known.split(' ').map(|column| column.split(':').next().unwrap()).collect();
+        let rows = exporter.rows(sql).await;
+        assert!(!rows.is_empty(), "{sql}");
+        for wants in wanted {
+            let (Wants::Label(names) | Wants::Number(names)) = wants;
+            for name in names {
+                let at = known.iter().position(|known| known == name);
+                let at = at.unwrap_or_else(|| panic!("{sql}: no {name}"));
+                let is_number = |value: &str| value.parse::<f64>().is_ok();
+                let numbers = matches!(wants, Wants::Number(_));
+                let is_fine =
+                    |row: &Vec<Option<String>>| !numbers || row[at].as_deref().is_some_and(is_number);
+                assert!(rows.iter().all(is_fine), "{sql}: {name}: {rows:?}");
+            }
+        }
+    }
+    let database = postgres.database();
+    assert_eq!(cell(&mut exporter, "SHOW pools;", database, "sv_active").await.as_deref(), Some("1"));
+}
+
+/// Execute's limit, as cursors of drivers use it.
+#[tokio::test]
+async fn rows_come_as_many_at_once_as_are_wanted() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = with_console(&postgres).start().await;
+    let mut console = console(&pgusher).await;
+    let executed = |rows| [say::execute("p", rows), say::sync()];
+
+    console.rows("begin").await;
+    let begun = console
+        .ask([say::parse("", "SHOW LISTS"), say::bind("p", "", &[]), say::execute("p", 5), say::sync()])
+        .await;
+    let described = console.ask([say::describe_portal("p"), say::execute("p", 1), say::sync()]).await;
+    let rest = console.ask(executed(0)).await;
+    let gone = console.ask(executed(0)).await;
+    console.rows("commit").await;
+    let exact = console
+        .ask([
+            say::parse("", "SHOW STATE"),
+            say::bind("p", "", &[]),
+            say::execute("p", 3),
+            say::execute("p", 3),
+            say::sync(),
+        ])
+        .await;
+    let over = console.ask(executed(0)).await;
+
+    assert_eq!(begun, "1 2 D D D D D s Z(T)");
+    assert_eq!(described, "T D s Z(T)");
+    assert_eq!(rest, "D D D D D D D D C(SHOW) Z(T)");
+    assert_eq!(gone, "E(34000) Z(T)");
+    assert_eq!(exact, "1 2 D D D s C(SHOW) Z(I)");
+    assert_eq!(over, "E(34000) Z(I)");
+}
+
+#[tokio::test]
+async fn what_is_injected_is_counted_and_not_shown() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = with_console(&postgres).identity().text("identity", "missing", "deny").start().await;
+    let database = postgres.database();
+    let mut admin = console(&pgusher).await;
+    let mut client = pgusher.client().await;
+    client.query("select 1").await;
+    client.query("set app.current_user_id = '00000000-0000-0000-0000-000000000001'").await;
+    client.value("select 1").await;
+    client.value("select 2").await;
+
+    let mut counts = Vec::new();
+    for column in ["injected", "cancelled", "failed", "refused", "clients"] {
+        counts.push(cell(&mut admin, "SHOW IDENTITY", database, column).await.unwrap());
+    }
+    let shown = format!("{:?}", admin.rows("SHOW IDENTITY").await);
+
+    assert_eq!(counts, ["2", "0", "0", "1", "1"]);
+    assert!(!shown.contains("0000-0000"), "{shown}");
 }
 
 #[tokio::test]
@@ -365,6 +629,118 @@ async fn nothing_is_lost_while_it_is_steered_under_load() {
     assert!(output.contains("number of failed transactions: 0"), "{output}");
     assert_eq!(postgres.value("select count(*) from tally").await, "480");
     assert!(pgusher.ended().is_none());
+}
+
+/// A script for pgbench that leaves one row for each transaction.
+fn one_row_each(pgusher: &Pgusher) -> PathBuf {
+    let script = pgusher.directory().join("one_row.sql");
+    let text = "begin;\ninsert into tally values (:client_id);\nselect count(*) from pg_class;\ncommit;\n";
+    std::fs::write(&script, text).unwrap();
+    script
+}
+
+/// How many of pgbench's transactions were acknowledged, by its own log.
+fn acknowledged(prefix: &Path) -> usize {
+    let name = prefix.file_name().unwrap().to_string_lossy().into_owned();
+    let logs = std::fs::read_dir(prefix.parent().unwrap()).unwrap().map(|entry| entry.unwrap());
+    let logs = logs.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name));
+    logs.map(|entry| std::fs::read_to_string(entry.path()).unwrap().lines().count()).sum()
+}
+
+/// Those who are connected go on, newcomers are refused: pgbench counts every transaction.
+#[tokio::test]
+async fn a_disabled_database_loses_nobody_who_is_there() {
+    let postgres = Postgres::shared(18).await;
+    postgres.sql("create table tally (n int); alter table tally owner to app").await;
+    let pgusher = with_console(&postgres).start().await;
+    let (script, mut admin, database) =
+        (one_row_each(&pgusher), console(&pgusher).await, postgres.database().to_owned());
+    let bench = postgres
+        .tool("pgbench")
+        .aim(&pgusher.target())
+        .args(["-n", "-c", "6", "-t", "80", "-M", "extended", "-f"])
+        .arg(&script)
+        .run();
+    let bench = tokio::spawn(bench);
+    eventually("everybody is there", PATIENCE, async || {
+        let clients = cell(&mut admin, "SHOW DATABASES", &database, "current_client_connections").await;
+        (clients.as_deref() == Some("6")).then_some(())
+    })
+    .await;
+
+    let mut refused = 0;
+    while !bench.is_finished() {
+        admin.rows(&format!("DISABLE \"{database}\"")).await;
+        let mut late = Raw::connect(&pgusher.target().address).await;
+        let refusal = late.try_login(&pgusher.target()).await.expect_err("it is disabled");
+        assert_eq!(refusal.sqlstate(), "55000");
+        admin.rows(&format!("ENABLE \"{database}\"")).await;
+        pgusher.client().await.terminate().await;
+        refused += 1;
+    }
+    let output = bench.await.unwrap().ok();
+
+    assert!(refused > 1, "{refused}");
+    assert!(output.contains("number of failed transactions: 0"), "{output}");
+    assert_eq!(postgres.value("select count(*) from tally").await, "480");
+}
+
+/// Its clients are cut off, and lose what they had not committed; those of another database notice nothing.
+#[tokio::test]
+async fn a_killed_database_keeps_what_was_acknowledged_and_spares_the_others() {
+    let postgres = Postgres::shared(18).await;
+    postgres.sql("create table tally (n int); alter table tally owner to app").await;
+    postgres.sql("create table spared (n int); alter table spared owner to app").await;
+    let pgusher = with_console(&postgres)
+        .database("spare", postgres.address())
+        .text("databases.\"spare\"", "dbname", postgres.database())
+        .start()
+        .await;
+    let (script, mut admin, database) =
+        (one_row_each(&pgusher), console(&pgusher).await, postgres.database().to_owned());
+    let spared = pgusher.directory().join("spared.sql");
+    std::fs::write(&spared, "begin;\ninsert into spared values (1);\ncommit;\n").unwrap();
+    let log = pgusher.directory().join("killed");
+    let bench = |target: Target, script: &Path, more: &[&str]| {
+        postgres
+            .tool("pgbench")
+            .aim(&target)
+            .args(["-n", "-c", "6"])
+            .args(more.iter().copied())
+            .arg("-f")
+            .arg(script)
+            .run()
+    };
+    let killed = tokio::spawn(bench(
+        pgusher.target(),
+        &script,
+        &["-T", "30", "-l", "--log-prefix", log.to_str().unwrap()],
+    ));
+    let other = tokio::spawn(bench(pgusher.target().database("spare"), &spared, &["-t", "200"]));
+    eventually("all are at work", PATIENCE, async || {
+        let at_work = "select (select count(*) from tally) > 100 and (select count(*) from spared) > 100";
+        (postgres.value(at_work).await == "t").then_some(())
+    })
+    .await;
+
+    let tag = notation(&admin.query(&format!("KILL \"{database}\"")).await);
+    let cut_off = killed.await.unwrap();
+    let mut late = Raw::connect(&pgusher.target().address).await;
+    late.send([pgusher.target().startup()]).await;
+    let rows: usize = postgres.value("select count(*) from tally").await.parse().unwrap();
+    let (acknowledged, spared) = (acknowledged(&log), other.await.unwrap().ok());
+    late.expect_silence(Duration::from_millis(20)).await;
+    let resumed = notation(&admin.query(&format!("RESUME \"{database}\"")).await);
+
+    assert_eq!((tag.as_str(), resumed.as_str()), ("C(KILL) Z(I)", "C(RESUME) Z(I)"));
+    assert!(!cut_off.status.success() && cut_off.stderr.contains("administrator command"), "{cut_off:?}");
+    // A commit that was under way may have arrived without its answer: one for each client at most.
+    assert!((acknowledged..=acknowledged + 6).contains(&rows), "{acknowledged} acknowledged, {rows} rows");
+    assert!(spared.contains("number of failed transactions: 0"), "{spared}");
+    assert_eq!(postgres.value("select count(*) from spared").await, "1200");
+    late.authenticate("app", "app").await.expect("it is let in");
+    late.read_until_ready().await;
+    assert_eq!(late.value("select 'later'").await, "later");
 }
 
 #[tokio::test]
