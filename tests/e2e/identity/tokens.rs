@@ -338,6 +338,63 @@ async fn a_file_of_keys_is_read_again_when_it_changes() {
     assert_eq!(client.ask([say::query(&set(&first))]).await, "E(28000) Z(I)", "its key is gone");
 }
 
+/// The console is nobody's database: a token proves a user of one, and no operator.
+#[tokio::test]
+async fn a_token_opens_no_console() {
+    let issuer = Issuer::new();
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres)
+        .identity()
+        .text("listen", "auth", "scram-sha-256")
+        .env("PGUSHER_IDENTITY_JWT_KEY", &issuer.jwk("ed"))
+        .database("*", postgres.address())
+        .text("databases.\"*\"", "password", "app")
+        .text("identity", "jwt_from_password", "on")
+        .set("admin", "users", "[\"app\"]")
+        .set("admin", "readers", "[\"other\"]")
+        .start()
+        .await;
+    let token = issuer.token("ed", &claims(A, 600, ""));
+    let target = pgusher.target().user("app", &token);
+    let mut client = Raw::login(&target).await;
+    assert_eq!(me(&mut client).await, A, "elsewhere it is the password");
+
+    for (name, password) in
+        [("pgusher", &*token), ("pgbouncer", &*token), ("pgusher", "wrong"), ("pgbouncer", "other")]
+    {
+        let console = target.clone().user("app", password).database(name);
+        let mut stranger = Raw::connect(&console.address).await;
+        let report = stranger.try_login(&console).await.unwrap_err();
+        assert_eq!(report.sqlstate(), "28P01", "{name}");
+    }
+    for (user, role) in [("app", "C(PAUSE) Z(I)"), ("other", "E(42501) Z(I)")] {
+        let mut console = Raw::login(&target.clone().user(user, user).database("pgusher")).await;
+        assert!(!console.rows("SHOW POOLS").await.is_empty(), "{user}");
+        assert_eq!(notation(&console.query("PAUSE").await), role, "{user}");
+    }
+}
+
+/// Nor is there a user behind a name with an identity in it.
+#[tokio::test]
+async fn an_identity_in_the_name_opens_no_console() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres)
+        .identity()
+        .text("listen", "auth", "scram-sha-256")
+        .database("*", postgres.address())
+        .text("identity", "from_user_suffix", "on")
+        .set("admin", "users", "[\"app\"]")
+        .start()
+        .await;
+    let target = pgusher.target().user(&format!("app.{A}"), "app");
+    assert_eq!(me(&mut Raw::login(&target).await).await, A, "elsewhere it is one");
+
+    let target = target.database("pgusher");
+    let refused = Raw::connect(&target.address).await.try_login(&target).await.unwrap_err();
+
+    assert_eq!(refused.sqlstate(), "28P01");
+}
+
 /// Section 2: a token as the password, for the roles that it is switched on for.
 #[tokio::test]
 async fn a_token_may_be_the_password() {
