@@ -8,25 +8,30 @@
 
 use std::collections::BTreeMap;
 
-use crate::admin::scrape::{Reading, Snapshot};
+use crate::admin::scrape::{Listed, Reading, Snapshot};
 use crate::telemetry::metrics::Metric;
 use crate::telemetry::metrics::pgbouncer as of;
 use crate::telemetry::page::{Labels, Page};
 
 /// Writes them all.
-pub(super) fn write(snapshot: &Snapshot, page: &mut Page) {
+pub(super) fn write(snapshot: &Snapshot, listed: &Listed, page: &mut Page) {
     let none = Labels::none();
     page.family(&of::UP).value(&none, 1);
     page.family(&of::VERSION)
         .value(&Labels::of(&[("version", concat!("pgusher ", env!("CARGO_PKG_VERSION")))]), 1);
     page.family(&of::MAX_CLIENTS).value(&none, snapshot.max_clients);
+    page.family(&of::MAX_USER).value(&none, 0);
+    page.family(&of::DATABASES).value(&none, listed.databases.len());
+    page.family(&of::USERS).value(&none, listed.users);
     page.family(&of::POOLS).value(&none, snapshot.pools.len());
+    page.family(&of::FREE_CLIENTS).value(&none, listed.free_clients);
     let sum = |of: fn(&Reading) -> usize| snapshot.pools.values().map(of).sum::<usize>();
     page.family(&of::USED_CLIENTS).value(&none, sum(|pool| pool.clients.iter().sum()));
+    page.family(&of::LOGIN_CLIENTS).value(&none, listed.login_clients);
     page.family(&of::FREE_SERVERS).value(&none, sum(|pool| pool.servers[1]));
     page.family(&of::USED_SERVERS).value(&none, sum(|pool| pool.in_use() + pool.servers[3]));
     write_pools(snapshot, page);
-    let databases = databases(snapshot);
+    let databases = databases(snapshot, listed);
     write_databases(&databases, page);
     write_stats(&databases, page);
 }
@@ -57,9 +62,10 @@ fn write_pools(snapshot: &Snapshot, page: &mut Page) {
     }
 }
 
-/// PgBouncer counts by database, over its users.
-fn databases(snapshot: &Snapshot) -> BTreeMap<&str, Reading> {
-    let mut databases: BTreeMap<&str, Reading> = BTreeMap::new();
+/// PgBouncer counts by database, over its users; those nobody has asked for yet are there too.
+fn databases<'a>(snapshot: &'a Snapshot, listed: &'a Listed) -> BTreeMap<&'a str, Reading> {
+    let mut databases: BTreeMap<&str, Reading> =
+        listed.databases.iter().map(|(name, reading)| (name.as_str(), reading.clone())).collect();
     for (name, pool) in &snapshot.pools {
         let (size, reserve) = (pool.size, pool.reserve);
         let database = databases.entry(&name.database).or_default();
@@ -76,8 +82,8 @@ fn write_databases(databases: &BTreeMap<&str, Reading>, page: &mut Page) {
         (&of::DATABASE_RESERVE, |database| database.reserve),
         (&of::DATABASE_MAX, |database| database.place.max_servers),
         (&of::DATABASE_CURRENT, |database| database.in_use() + database.servers[1]),
-        (&of::DATABASE_PAUSED, |_| 0),
-        (&of::DATABASE_DISABLED, |_| 0),
+        (&of::DATABASE_PAUSED, |database| usize::from(database.place.is_paused)),
+        (&of::DATABASE_DISABLED, |database| usize::from(database.place.is_disabled)),
     ];
     for (metric, value) in rows {
         let mut family = page.family(metric);
@@ -100,8 +106,8 @@ fn write_stats(databases: &BTreeMap<&str, Reading>, page: &mut Page) {
     let rows: [Row<f64>; 10] = [
         (&of::STATS_QUERIES, |database| database.done[1] as f64),
         (&of::STATS_QUERY_TIME, |database| seconds(database.micros[1])),
-        (&of::STATS_RECEIVED, |database| database.bytes[0] as f64),
-        (&of::STATS_SENT, |database| database.bytes[1] as f64),
+        (&of::STATS_RECEIVED, |database| database.bytes[0][0] as f64),
+        (&of::STATS_SENT, |database| database.bytes[0][1] as f64),
         (&of::STATS_WAIT, |database| seconds(database.micros[2])),
         (&of::STATS_TRANSACTIONS, |database| database.done[0] as f64),
         (&of::STATS_TRANSACTION_TIME, |database| seconds(database.micros[0])),

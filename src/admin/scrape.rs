@@ -14,6 +14,7 @@
 //! To count.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -22,10 +23,11 @@ use crate::admin::pgbouncer;
 use crate::admin::process::Process;
 use crate::admin::settings::{Compat, Settings};
 use crate::admin::{Admin, Reload};
-use crate::names::PoolKey;
+use crate::names::{Database, PoolKey};
 use crate::net::tls::Handshake;
-use crate::pool::{Closing, Connected, Host, Injected, Outcome, Pool, Rejection};
-use crate::proxy::{Cancelled, Catalog, Departure, Edition, Login, Proxy};
+use crate::pool::{Closing, Connected, Host, Injected, Outcome, Pool, Pools, Rejection, Upstream};
+use crate::proxy::cancel::ClientHandle;
+use crate::proxy::{Cancelled, Departure, Edition, Listing, Login, Proxy};
 use crate::session::Mode;
 use crate::session::hold::Pin;
 use crate::session::tally::{ERROR_CLASSES, IDENTITY_REFUSALS};
@@ -39,7 +41,7 @@ const SERVER_STATES: [&str; 5] = ["active", "idle", "pinned", "connecting", "can
 /// The states of `pgusher_clients`.
 const CLIENT_STATES: [&str; 3] = ["active", "waiting", "idle"];
 
-/// The directions of `pgusher_client_bytes_total`.
+/// The directions of `pgusher_bytes_total`.
 const DIRECTIONS: [&str; 2] = ["received", "sent"];
 
 /// The messages of `pgusher_prepared_statement_messages_total`.
@@ -72,14 +74,14 @@ impl Scraper {
         let edition = proxy.edition();
         let place = |pool: &Pool| match self.compat {
             Compat::Off => Place::default(),
-            Compat::PgBouncer => Place::of(pool, &edition.catalog),
+            Compat::PgBouncer => Place::of(pool, &edition, &proxy.pools),
         };
         let reading = |pool: &Arc<Pool>| (pool.key().clone(), Reading::of(pool, place(pool), now));
         let read = pools.iter().map(reading).collect();
         pools.iter().for_each(|pool| pool.pressure().looked_at());
         let counts = &proxy.counts;
         Snapshot {
-            compat: self.compat,
+            listed: (self.compat == Compat::PgBouncer).then(|| Listed::of(proxy, &edition)),
             pools: self.names.lock().unwrap_or_else(PoisonError::into_inner).name(read),
             max_clients: edition.settings.max_clients,
             reload: (admin.last_reload)(),
@@ -132,22 +134,32 @@ pub(super) struct Place {
     pub(super) mode: &'static str,
     /// 0 is no bound.
     pub(super) max_servers: usize,
+    pub(super) is_paused: bool,
+    pub(super) is_disabled: bool,
 }
 
 impl Place {
-    fn of(pool: &Pool, catalog: &Catalog) -> Self {
-        let (key, recipe) = (pool.key(), pool.recipe());
-        let upstream = &recipe.upstream;
+    /// Of a pool, whose database need not be a listed one.
+    fn of(pool: &Pool, edition: &Edition, pools: &Pools) -> Self {
+        let key = pool.key();
+        let mode = edition.catalog.seat(&key.database, &key.user).map(|seat| seat.rules.mode);
+        Self {
+            is_paused: pools.is_paused(&key.database),
+            is_disabled: pools.is_disabled(&key.database),
+            ..Self::at(&pool.recipe().upstream, mode, &key.database.to_string())
+        }
+    }
+
+    fn at(upstream: &Upstream, mode: Option<Mode>, name: &str) -> Self {
         let (host, port) = match upstream.hosts.first() {
             Some(Host::Tcp { host, port }) => (host.clone(), port.to_string()),
             Some(Host::Unix { directory, port }) => (directory.display().to_string(), port.to_string()),
             None => Default::default(),
         };
-        let mode = catalog.seat(&key.database, &key.user).map(|seat| seat.rules.mode);
         Self {
             host,
             port,
-            database: upstream.dbname.clone().unwrap_or_else(|| key.database.to_string()),
+            database: upstream.dbname.clone().unwrap_or_else(|| name.to_owned()),
             force_user: upstream.user.clone().unwrap_or_default(),
             mode: match mode {
                 Some(Mode::Session) => "session",
@@ -155,6 +167,40 @@ impl Place {
                 Some(Mode::Transaction) | None => "transaction",
             },
             max_servers: upstream.max_servers.unwrap_or(0),
+            is_paused: false,
+            is_disabled: false,
+        }
+    }
+}
+
+/// What is configured, as PgBouncer's exporter counts it.
+#[derive(Default)]
+pub(super) struct Listed {
+    /// Databases, by name: what they may have, and nothing that they do.
+    pub(super) databases: BTreeMap<String, Reading>,
+    pub(super) users: usize,
+    pub(super) free_clients: usize,
+    pub(super) login_clients: usize,
+}
+
+impl Listed {
+    fn of(proxy: &Proxy, edition: &Edition) -> Self {
+        let database = |listing: Listing<'_>| {
+            let name = Database::from(listing.name.as_str());
+            let place = Place {
+                is_paused: proxy.pools.is_paused(&name),
+                is_disabled: proxy.pools.is_disabled(&name),
+                ..Place::at(listing.upstream, Some(listing.rules.mode), &listing.name)
+            };
+            let (size, reserve) = (listing.settings.size, listing.settings.reserve);
+            (cut(&listing.name), Reading { size, reserve, place, ..Reading::default() })
+        };
+        let is_logging_in = |client: &&Arc<ClientHandle>| client.about().is_none();
+        Self {
+            databases: edition.catalog.listing().map(database).collect(),
+            users: edition.catalog.users().count(),
+            free_clients: proxy.places.free(),
+            login_clients: proxy.clients.all().iter().filter(is_logging_in).count(),
         }
     }
 }
@@ -181,10 +227,12 @@ pub(super) struct Reading {
     pub(super) oldest_wait: Duration,
     exhausted: Duration,
     waits: u64,
-    /// From clients, to clients.
-    pub(super) bytes: [u64; 2],
+    /// From clients, to clients; from servers, to servers.
+    pub(super) bytes: [[u64; 2]; 2],
     /// By message.
     pub(super) statements: [u64; 3],
+    /// Hits of the cache of prepared statements, evictions from it.
+    prepared: [u64; 2],
     reuses: u64,
     rejections: Vec<u64>,
     wait: Vec<Distribution>,
@@ -196,6 +244,7 @@ pub(super) struct Reading {
     injections: Vec<u64>,
     refusals: Vec<u64>,
     pins: Vec<u64>,
+    slips: Vec<u64>,
     cleans: u64,
     errors: Vec<u64>,
 }
@@ -228,7 +277,9 @@ impl Reading {
             oldest_wait: pressure.oldest_wait(now),
             exhausted: pressure.exhausted(now),
             waits: of(&stats.waits),
-            bytes: [of(&stats.received), of(&stats.sent)],
+            bytes: [[&stats.received, &stats.sent], [&stats.server_received, &stats.server_sent]]
+                .map(|side| side.map(of)),
+            prepared: [&stats.prepared_hits, &stats.prepared_evictions].map(of),
             statements: [&stats.client_parses, &stats.server_parses, &stats.binds].map(of),
             reuses: pressure.reuses.value(),
             rejections: pressure.rejections.values(),
@@ -241,6 +292,7 @@ impl Reading {
             injections: pressure.injections.values(),
             refusals: pressure.refusals.iter().map(Counter::value).collect(),
             pins: pressure.pins.iter().map(Counter::value).collect(),
+            slips: pressure.slips.iter().map(Counter::value).collect(),
             cleans: pressure.cleans.value(),
             errors: pressure.errors.iter().map(Counter::value).collect(),
         }
@@ -250,6 +302,10 @@ impl Reading {
     pub(super) fn in_use(&self) -> usize {
         let [active, _, pinned, _, cancelling] = self.servers;
         active + pinned + cancelling
+    }
+
+    fn wait_timeouts(&self) -> u64 {
+        self.wait.get(Outcome::TimedOut.index()).map_or(0, Distribution::count)
     }
 
     fn utilization(&self) -> f64 {
@@ -278,7 +334,9 @@ impl Reading {
         self.reuses += other.reuses;
         self.transaction += &other.transaction;
         self.query += &other.query;
-        self.bytes.iter_mut().zip(other.bytes).for_each(|(count, more)| *count += more);
+        let (bytes, more) = (self.bytes.as_flattened_mut(), other.bytes.as_flattened());
+        bytes.iter_mut().zip(more).for_each(|(count, more)| *count += more);
+        self.prepared.iter_mut().zip(other.prepared).for_each(|(count, more)| *count += more);
         self.micros.iter_mut().zip(other.micros).for_each(|(count, more)| *count += more);
         self.done.iter_mut().zip(other.done).for_each(|(count, more)| *count += more);
         self.statements.iter_mut().zip(other.statements).for_each(|(count, more)| *count += more);
@@ -289,6 +347,7 @@ impl Reading {
         add_each(&mut self.injections, &other.injections);
         add_each(&mut self.refusals, &other.refusals);
         add_each(&mut self.pins, &other.pins);
+        add_each(&mut self.slips, &other.slips);
         add_each(&mut self.errors, &other.errors);
         self.cleans += other.cleans;
         self.wait.resize(self.wait.len().max(other.wait.len()), Distribution::default());
@@ -363,7 +422,8 @@ impl Names {
 
 /// Everything, as it was in one moment.
 pub(super) struct Snapshot {
-    compat: Compat,
+    /// Where the names of PgBouncer's exporter are wanted.
+    listed: Option<Listed>,
     pub(super) pools: BTreeMap<Name, Reading>,
     pub(super) max_clients: usize,
     reload: Reload,
@@ -389,8 +449,8 @@ impl Snapshot {
         self.write_clients(&mut page);
         self.write_tls(&mut page);
         self.write_process(&mut page);
-        if self.compat == Compat::PgBouncer {
-            pgbouncer::write(self, &mut page);
+        if let Some(listed) = &self.listed {
+            pgbouncer::write(self, listed, &mut page);
         }
         page.finish()
     }
@@ -403,39 +463,60 @@ impl Snapshot {
         }
     }
 
+    /// One value of each pool.
+    fn value<T: Display>(&self, page: &mut Page, metric: &Metric, of: fn(&Reading) -> T) {
+        self.each(page, metric, |family, labels, pool| {
+            family.value(labels, of(pool));
+        });
+    }
+
+    /// One value of each pool for each word of the last label.
+    fn words<T: Copy + Display>(
+        &self,
+        page: &mut Page,
+        metric: &Metric,
+        words: &[&'static str],
+        of: fn(&Reading) -> &[T],
+    ) {
+        self.each(page, metric, |family, labels, pool| {
+            family.words(labels, words, of(pool));
+        });
+    }
+
+    /// One histogram of each pool.
+    fn distribution(&self, page: &mut Page, metric: &Metric, of: fn(&Reading) -> &Distribution) {
+        self.each(page, metric, |family, labels, pool| {
+            family.distribution(labels, of(pool));
+        });
+    }
+
+    /// As the catalogue has them, from the pool's size to its clients.
     fn write_pools(&self, page: &mut Page) {
+        self.write_saturation(page);
+        self.write_waits(page);
+        self.write_servers(page);
+        self.write_identity(page);
+        self.write_messages(page);
+    }
+
+    fn write_saturation(&self, page: &mut Page) {
         use crate::telemetry::metrics as of;
-        macro_rules! value {
-            ($metric:ident, $value:expr) => {
-                self.each(page, &of::$metric, |family, labels, pool| {
-                    let value: fn(&Reading) -> _ = $value;
-                    family.value(labels, value(pool));
-                })
-            };
-        }
-        macro_rules! words {
-            ($metric:ident, $words:expr, $values:expr) => {
-                self.each(page, &of::$metric, |family, labels, pool| {
-                    let values: fn(&Reading) -> _ = $values;
-                    family.words(labels, $words, values(pool));
-                })
-            };
-        }
-        value!(POOL_SIZE, |pool| pool.size);
-        value!(POOL_MAX_SIZE, |pool| pool.max_size);
-        words!(POOL_SERVERS, &SERVER_STATES, |pool| pool.servers);
-        value!(POOL_SERVERS_PEAK, |pool| pool.in_use_peak);
-        value!(POOL_UTILIZATION, Reading::utilization);
-        value!(POOL_WAITING, |pool| pool.clients[1]);
-        value!(POOL_WAITING_PEAK, |pool| pool.waiting_peak);
-        value!(POOL_OLDEST_WAIT, |pool| pool.oldest_wait.as_secs_f64());
-        value!(POOL_EXHAUSTED, |pool| pool.exhausted.as_secs_f64());
-        value!(POOL_WAITS, |pool| pool.waits);
-        value!(POOL_WAIT_TIMEOUTS, |pool| pool
-            .wait
-            .get(Outcome::TimedOut.index())
-            .map_or(0, Distribution::count));
-        words!(POOL_REJECTIONS, Rejection::WORDS, |pool| pool.rejections.clone());
+        self.value(page, &of::POOL_SIZE, |pool| pool.size);
+        self.value(page, &of::POOL_MAX_SIZE, |pool| pool.max_size);
+        self.words(page, &of::POOL_SERVERS, &SERVER_STATES, |pool| &pool.servers);
+        self.value(page, &of::POOL_SERVERS_PEAK, |pool| pool.in_use_peak);
+        self.value(page, &of::POOL_UTILIZATION, Reading::utilization);
+        self.value(page, &of::POOL_WAITING, |pool| pool.clients[1]);
+        self.value(page, &of::POOL_WAITING_PEAK, |pool| pool.waiting_peak);
+        self.value(page, &of::POOL_OLDEST_WAIT, |pool| pool.oldest_wait.as_secs_f64());
+        self.value(page, &of::POOL_EXHAUSTED, |pool| pool.exhausted.as_secs_f64());
+        self.value(page, &of::POOL_WAITS, |pool| pool.waits);
+        self.value(page, &of::POOL_WAIT_TIMEOUTS, Reading::wait_timeouts);
+        self.words(page, &of::POOL_REJECTIONS, Rejection::WORDS, |pool| &pool.rejections);
+    }
+
+    fn write_waits(&self, page: &mut Page) {
+        use crate::telemetry::metrics as of;
         let mut waits = page.family(&of::POOL_WAIT);
         for (Name { database, user }, pool) in &self.pools {
             for (outcome, wait) in Outcome::WORDS.iter().zip(&pool.wait) {
@@ -443,26 +524,43 @@ impl Snapshot {
                 waits.distribution(&labels, wait);
             }
         }
-        self.each(page, &of::TRANSACTION, |family, labels, pool| {
-            family.distribution(labels, &pool.transaction);
-        });
-        self.each(page, &of::QUERY, |family, labels, pool| {
-            family.distribution(labels, &pool.query);
-        });
-        self.each(page, &of::SERVER_CONNECT, |family, labels, pool| {
-            family.distribution(labels, &pool.connect);
-        });
-        words!(SERVER_CONNECTS, Connected::WORDS, |pool| pool.connects.clone());
-        words!(SERVER_CLOSES, Closing::WORDS, |pool| pool.closes.clone());
-        value!(SERVER_REUSES, |pool| pool.reuses);
-        words!(SERVER_ERRORS, &ERROR_CLASSES, |pool| pool.errors.clone());
-        words!(INJECTIONS, Injected::WORDS, |pool| pool.injections.clone());
-        words!(REFUSALS, &IDENTITY_REFUSALS, |pool| pool.refusals.clone());
-        words!(PINS, &Pin::ALL.map(Pin::name), |pool| pool.pins.clone());
-        value!(CLEANS, |pool| pool.cleans);
-        words!(BYTES, &DIRECTIONS, |pool| pool.bytes);
-        words!(STATEMENTS, &MESSAGES, |pool| pool.statements);
-        words!(CLIENTS, &CLIENT_STATES, |pool| pool.clients);
+        self.distribution(page, &of::TRANSACTION, |pool| &pool.transaction);
+        self.distribution(page, &of::QUERY, |pool| &pool.query);
+    }
+
+    fn write_servers(&self, page: &mut Page) {
+        use crate::telemetry::metrics as of;
+        self.distribution(page, &of::SERVER_CONNECT, |pool| &pool.connect);
+        self.words(page, &of::SERVER_CONNECTS, Connected::WORDS, |pool| &pool.connects);
+        self.words(page, &of::SERVER_CLOSES, Closing::WORDS, |pool| &pool.closes);
+        self.value(page, &of::SERVER_REUSES, |pool| pool.reuses);
+        self.words(page, &of::SERVER_ERRORS, &ERROR_CLASSES, |pool| &pool.errors);
+    }
+
+    fn write_identity(&self, page: &mut Page) {
+        use crate::telemetry::metrics as of;
+        let pins = Pin::ALL.map(Pin::name);
+        self.words(page, &of::INJECTIONS, Injected::WORDS, |pool| &pool.injections);
+        self.words(page, &of::REFUSALS, &IDENTITY_REFUSALS, |pool| &pool.refusals);
+        self.words(page, &of::PINS, &pins, |pool| &pool.pins);
+        self.words(page, &of::SLIPS, &pins, |pool| &pool.slips);
+        self.value(page, &of::CLEANS, |pool| pool.cleans);
+    }
+
+    fn write_messages(&self, page: &mut Page) {
+        use crate::telemetry::metrics as of;
+        let mut bytes = page.family(&of::BYTES);
+        for (Name { database, user }, pool) in &self.pools {
+            for (side, counts) in ["client", "server"].into_iter().zip(&pool.bytes) {
+                let labels = Labels::of(&[("database", database), ("user", user), ("side", side)]);
+                bytes.words(&labels, &DIRECTIONS, counts);
+            }
+        }
+        self.words(page, &of::STATEMENTS, &MESSAGES, |pool| &pool.statements);
+        self.value(page, &of::PREPARED_HITS, |pool| pool.prepared[0]);
+        self.value(page, &of::PREPARED_MISSES, |pool| pool.statements[1]);
+        self.value(page, &of::PREPARED_EVICTIONS, |pool| pool.prepared[1]);
+        self.words(page, &of::CLIENTS, &CLIENT_STATES, |pool| &pool.clients);
     }
 
     fn write_clients(&self, page: &mut Page) {
@@ -532,7 +630,7 @@ fn expiries(proxy: &Proxy, edition: &Edition) -> BTreeMap<String, SystemTime> {
 }
 
 /// A value of the process, if the system has one.
-fn maybe(page: &mut Page, metric: &Metric, value: Option<impl std::fmt::Display>) {
+fn maybe(page: &mut Page, metric: &Metric, value: Option<impl Display>) {
     if let Some(value) = value {
         page.family(metric).value(&Labels::none(), value);
     }

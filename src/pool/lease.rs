@@ -72,8 +72,18 @@ impl Lease {
         self.closing = Closing::Canary;
     }
 
+    /// Counts what the server has said and heard since this was last done: its client may keep it for long.
+    pub fn count_traffic(&mut self) {
+        let Some(server) = self.object.as_deref_mut() else { return };
+        let (received, sent) = server.peer.traffic();
+        let (before_received, before_sent) = std::mem::replace(&mut server.counted, (received, sent));
+        let (received, sent) = (received.saturating_sub(before_received), sent.saturating_sub(before_sent));
+        self.pool.stats().add_server_bytes(received, sent);
+    }
+
     /// It is lent no more.
     fn end(&mut self) -> Option<Granted> {
+        self.count_traffic();
         let granted = (self.object.take()?, self.place.take()?);
         self.pin(false);
         self.pool.pressure().lent.down();

@@ -508,6 +508,7 @@ impl Manager {
                 .map(|lifetime| now + jittered(lifetime, recipe.settings.lifetime_jitter, id)),
             idle_since: now,
             uses: 0,
+            counted: (0, 0),
             generation,
             permits: Vec::new(),
             identity_variables: recipe.identity_variables.clone(),

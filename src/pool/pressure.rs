@@ -130,6 +130,8 @@ pub struct Pressure {
     pub refusals: [Counter; IDENTITY_REFUSALS.len()],
     /// Servers that a client began to keep, by why.
     pub pins: [Counter; Pin::ALL.len()],
+    /// State that was refused, and made all the same, by what it was.
+    pub slips: [Counter; Pin::ALL.len()],
     /// Servers cleaned after a client.
     pub cleans: Counter,
     /// Errors servers have said to clients.
@@ -188,6 +190,13 @@ impl Pressure {
     /// A client keeps its server for this reason from now on.
     pub fn pinned_by(&self, pin: Pin) {
         if let Some(count) = self.pins.get(pin as usize) {
+            count.increment();
+        }
+    }
+
+    /// A client made what is refused here, by words that did not show it.
+    pub fn slipped(&self, pin: Pin) {
+        if let Some(count) = self.slips.get(pin as usize) {
             count.increment();
         }
     }

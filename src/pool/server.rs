@@ -141,6 +141,8 @@ pub struct Server {
     pub idle_since: Instant,
     /// How often it has been lent.
     pub uses: u64,
+    /// Bytes received and sent that have been counted.
+    pub counted: (u64, u64),
     /// The pool's generation when it was made; RECONNECT makes a new one.
     pub generation: u64,
     /// Its places under the caps that span pools.

@@ -21,6 +21,10 @@ pub struct Stats {
     pub received: AtomicU64,
     /// Bytes to clients.
     pub sent: AtomicU64,
+    /// Bytes from servers.
+    pub server_received: AtomicU64,
+    /// Bytes to servers.
+    pub server_sent: AtomicU64,
     /// Time servers were lent for.
     pub transaction_time: AtomicU64,
     /// The same without the time that clients thought inside a transaction.
@@ -35,6 +39,10 @@ pub struct Stats {
     pub server_parses: AtomicU64,
     /// Bind messages of clients for named statements.
     pub binds: AtomicU64,
+    /// Uses of named statements that the server had.
+    pub prepared_hits: AtomicU64,
+    /// Statements closed on a server to make room for others.
+    pub prepared_evictions: AtomicU64,
 }
 
 /// What happened in one turn.
@@ -56,6 +64,10 @@ pub struct Tally {
     pub server_parses: u32,
     /// Bind messages.
     pub binds: u32,
+    /// Named statements that the server had.
+    pub prepared_hits: u32,
+    /// Statements closed to make room for others.
+    pub prepared_evictions: u32,
 }
 
 impl Stats {
@@ -77,12 +89,20 @@ impl Stats {
         add(&self.client_parses, u64::from(tally.client_parses));
         add(&self.server_parses, u64::from(tally.server_parses));
         add(&self.binds, u64::from(tally.binds));
+        add(&self.prepared_hits, u64::from(tally.prepared_hits));
+        add(&self.prepared_evictions, u64::from(tally.prepared_evictions));
     }
 
     /// Bytes moved outside of a turn.
     pub fn add_bytes(&self, received: u64, sent: u64) {
         self.received.fetch_add(received, Ordering::Relaxed);
         self.sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
+    /// Bytes moved between a server and us.
+    pub(super) fn add_server_bytes(&self, received: u64, sent: u64) {
+        self.server_received.fetch_add(received, Ordering::Relaxed);
+        self.server_sent.fetch_add(sent, Ordering::Relaxed);
     }
 
     /// A client waits, until the guard is dropped.

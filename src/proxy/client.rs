@@ -386,6 +386,7 @@ impl Client {
                 Ok(_) | Err(_) => Injected::Ok,
             });
         }
+        lease.count_traffic();
         self.count(queries, watch.times());
         match result {
             Ok(outcome) => self.conclude(outcome, lease, watch.times().0).await,
@@ -416,6 +417,8 @@ impl Client {
             client_parses: counts.client_parses,
             server_parses: counts.server_parses,
             binds: counts.binds,
+            prepared_hits: counts.prepared_hits,
+            prepared_evictions: counts.prepared_evictions,
         });
     }
 
@@ -625,6 +628,7 @@ fn hear_held(
 fn note_slipped(client: ClientId, lease: &mut Lease) {
     let slipped = lease.exchange.take_slipped();
     if !slipped.is_empty() {
+        slipped.iter().for_each(|pin| lease.pool().pressure().slipped(pin));
         let (pool, server) = (lease.pool().key(), lease.id());
         tracing::warn!(%client, %pool, %server, state = %slipped, "session state is refused here, but was made: removed");
     }

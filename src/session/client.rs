@@ -90,6 +90,10 @@ pub struct Counts {
     pub server_parses: u32,
     /// Bind messages for named statements.
     pub binds: u32,
+    /// Uses of named statements that the server had.
+    pub prepared_hits: u32,
+    /// Statements closed on a server to make room for others.
+    pub prepared_evictions: u32,
     /// Statements refused for the sake of the identity.
     pub refusals: Refusals,
 }

@@ -85,9 +85,13 @@ catalogue! {
         INJECTIONS: Counter "pgusher_identity_injections_total" ["database", "user", "result"] "", "Transactions before which the identity was said: ok, cancelled (by the client, meanwhile), failed (the server refused it or the settings said with it; nothing of the client ran).";
         REFUSALS: Counter "pgusher_identity_refusals_total" ["database", "user", "reason"] "", "Statements refused to keep identities apart: channel (not to be set this way), expired (its token has), missing (none, where one is demanded), pattern (a value that does not fit), token (one that proves nothing), unclear (a statement that would change it in a way that cannot be followed).";
         PINS: Counter "pgusher_session_pins_total" ["database", "user", "reason"] "", "Clients that began to keep their server for what they left there: advisory_lock, hold_cursor, listen, prepare, role, setting, temporary.";
+        SLIPS: Counter "pgusher_session_slips_total" ["database", "user", "reason"] "", "Session state that is refused (pool.session_state) and that was made all the same, by words that did not show it, and was removed.";
         CLEANS: Counter "pgusher_session_cleans_total" ["database", "user"] "", "Servers cleaned because a client left something there.";
-        BYTES: Counter "pgusher_client_bytes_total" ["database", "user", "direction"] "", "Bytes received from clients and sent to them.";
+        BYTES: Counter "pgusher_bytes_total" ["database", "user", "side", "direction"] "bytes", "Bytes received from clients and servers (side), and sent to them, as they are without TLS; counted at the end of each transaction.";
         STATEMENTS: Counter "pgusher_prepared_statement_messages_total" ["database", "user", "message"] "", "Messages for named prepared statements: client_parse, server_parse (those a server had not seen yet), client_bind.";
+        PREPARED_HITS: Counter "pgusher_prepared_cache_hits_total" ["database", "user"] "", "Uses of clients' named prepared statements that the server had already.";
+        PREPARED_MISSES: Counter "pgusher_prepared_cache_misses_total" ["database", "user"] "", "Uses of clients' named prepared statements that the server had to be told first.";
+        PREPARED_EVICTIONS: Counter "pgusher_prepared_cache_evictions_total" ["database", "user"] "", "Statements closed on a server to make room for others (pool.server_statements).";
         CLIENTS: Gauge "pgusher_clients" ["database", "user", "state"] "", "Clients now: active (with a server), waiting for one, idle.";
         MAX_CLIENTS: Gauge "pgusher_max_clients" [] "", "Most clients at once, listen.max_clients.";
         CLIENT_LOGINS: Counter "pgusher_client_logins_total" ["result"] "", "Clients that came, and what became of them.";
@@ -122,8 +126,13 @@ pub mod pgbouncer {
             UP: Gauge "pgbouncer_up" [] "", "1.";
             VERSION: Gauge "pgbouncer_version_info" ["version"] "", "1; which version this is.";
             MAX_CLIENTS: Gauge "pgbouncer_config_max_client_connections" [] "", "listen.max_clients.";
+            MAX_USER: Gauge "pgbouncer_config_max_user_connections" [] "", "0: there is a bound for each user, and none for all.";
+            DATABASES: Gauge "pgbouncer_databases" [] "", "Databases as configured.";
+            USERS: Gauge "pgbouncer_users" [] "", "Users as configured.";
             POOLS: Gauge "pgbouncer_pools" [] "", "Pools.";
+            FREE_CLIENTS: Gauge "pgbouncer_free_clients" [] "", "Clients that may still come.";
             USED_CLIENTS: Gauge "pgbouncer_used_clients" [] "", "Clients.";
+            LOGIN_CLIENTS: Gauge "pgbouncer_login_clients" [] "", "Clients that are logging in.";
             FREE_SERVERS: Gauge "pgbouncer_free_servers" [] "", "Idle servers.";
             USED_SERVERS: Gauge "pgbouncer_used_servers" [] "", "Servers in use or connecting.";
             POOL_CLIENT_ACTIVE: Gauge "pgbouncer_pools_client_active_connections" ["database", "user"] "", "Clients with a server, or idle.";

@@ -260,6 +260,124 @@ async fn the_names_of_pgbouncers_exporter_are_served_on_demand() {
 }
 
 #[tokio::test]
+async fn what_is_paused_and_disabled_is_so_under_pgbouncers_names_too() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres)
+        .database("unused", postgres.address())
+        .set("admin", "users", "[\"postgres\"]")
+        .text("metrics", "compat", "pgbouncer")
+        .metrics()
+        .start()
+        .await;
+    let mut admin = Raw::login(&pgusher.target().user("postgres", "postgres").database("pgusher")).await;
+    let mut client = pgusher.client().await;
+    client.value("select 1").await;
+    let own = postgres.database();
+    let states = async || {
+        let numbers = scrape(&pgusher).await;
+        let of = |metric: &str, name: &str| {
+            let start = format!("pgbouncer_databases_{metric}{{name=\"{name}\",");
+            numbers.iter().find(|(series, _)| series.starts_with(&start)).map(|(_, value)| *value)
+        };
+        let all = [of("paused", own), of("disabled", own), of("paused", "unused"), of("disabled", "unused")];
+        (all.map(Option::unwrap), numbers["pgbouncer_databases"], numbers["pgbouncer_users"])
+    };
+
+    let before = states().await;
+    admin.rows(&format!("PAUSE \"{own}\"")).await;
+    admin.rows("DISABLE unused").await;
+    let steered = states().await;
+    admin.rows(&format!("RESUME \"{own}\"")).await;
+    admin.rows("ENABLE unused").await;
+    admin.rows("PAUSE").await;
+    let paused = states().await;
+
+    assert_eq!(before, ([0.0; 4], 2.0, 6.0));
+    assert_eq!(steered.0, [1.0, 0.0, 0.0, 1.0]);
+    assert_eq!(paused.0, [1.0, 0.0, 1.0, 0.0]);
+}
+
+#[tokio::test]
+async fn bytes_are_counted_on_both_sides() {
+    let postgres = Postgres::shared(17).await;
+    let proxy = DelayProxy::before(postgres.address(), Duration::ZERO).await;
+    let pgusher =
+        Pgusher::before(&postgres).via(proxy.address()).pool_size(1).no_identity().metrics().start().await;
+    let mut client = pgusher.client().await;
+    client.rows("begin").await;
+    client.rows("select repeat('x', 100000)").await;
+    client.rows("commit").await;
+
+    let bytes = async || {
+        let numbers = scrape(&pgusher).await;
+        let of = |side, direction| {
+            let more = format!(",side=\"{side}\",direction=\"{direction}\"");
+            of_pool(&numbers, &postgres, "bytes_total", &more)
+        };
+        [of("client", "received"), of("client", "sent"), of("server", "received"), of("server", "sent")]
+    };
+    // The client's last answer is counted once it has been sent.
+    client.value("select 1").await;
+    let [from_client, to_client, from_server, to_server] = bytes().await;
+
+    // As the network saw it: nothing between us and the server is missing, the login included.
+    assert_eq!((from_server, to_server), (proxy.downward() as f64, proxy.upward() as f64));
+    assert!(to_client > 100_000.0 && from_server > 100_000.0, "{to_client} {from_server}");
+    assert!(from_client > 50.0 && from_client < 1_000.0, "{from_client}");
+}
+
+#[tokio::test]
+async fn the_cache_of_prepared_statements_is_counted() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher =
+        Pgusher::before(&postgres).pool_size(1).set("pool", "server_statements", "2").metrics().start().await;
+    let mut client = pgusher.client().await;
+    let prepared = |name: &str| [say::parse(name, &format!("select '{name}'")), say::sync()];
+    let bound = |name: &str| [say::bind("", name, &[]), say::execute("", 0), say::sync()];
+
+    for name in ["a", "b"] {
+        client.ask(prepared(name)).await;
+        client.ask(bound(name)).await;
+    }
+    let two = scrape(&pgusher).await;
+    client.ask(prepared("c")).await; // in the place of one of them
+    client.ask(bound("c")).await;
+    let three = scrape(&pgusher).await;
+
+    let of = |numbers: &_| {
+        ["hits", "misses", "evictions"]
+            .map(|what| of_pool(numbers, &postgres, &format!("prepared_cache_{what}_total"), ""))
+    };
+    assert_eq!(of(&two), [2.0, 2.0, 0.0]);
+    assert_eq!(of(&three), [3.0, 3.0, 1.0]);
+}
+
+/// What the words of a client did not show, found when the server is given back.
+#[tokio::test]
+async fn state_that_slips_through_a_refusal_is_counted() {
+    let postgres = Postgres::shared(17).await;
+    let pgusher = Pgusher::before(&postgres)
+        .pool_size(1)
+        .text("pool", "session_state", "refuse")
+        .metrics()
+        .start()
+        .await;
+    let mut client = pgusher.client().await;
+
+    client.rows("do $$ begin perform pg_advisory_lock(7); end $$").await;
+    let numbers = eventually("it is removed", PATIENCE, async || {
+        client.value("select 1").await;
+        let numbers = scrape(&pgusher).await;
+        let slips = of_pool(&numbers, &postgres, "session_slips_total", ",reason=\"advisory_lock\"");
+        (slips > 0.0).then_some(numbers)
+    })
+    .await;
+
+    assert_eq!(of_pool(&numbers, &postgres, "session_slips_total", ",reason=\"advisory_lock\""), 1.0);
+    assert_eq!(of_pool(&numbers, &postgres, "session_slips_total", ",reason=\"listen\""), 0.0);
+}
+
+#[tokio::test]
 async fn handshakes_and_certificates_are_counted() {
     let postgres = Postgres::shared(17).await;
     let directory = tempfile::tempdir().expect("a directory");

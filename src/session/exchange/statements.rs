@@ -309,15 +309,17 @@ impl Exchange {
     fn make_room_for(
         &mut self,
         statement: &Arc<Statement>,
-        client: &ClientState,
+        client: &mut ClientState,
         server: &mut ServerState,
         outbox: &mut BytesMut,
     ) -> bool {
         let limit = client.rules.server_statements.max(1);
         match server.statements.touch(statement.number) {
             Known::Yes => {
+                client.counts.prepared_hits += 1;
                 // The limit may have come down since.
                 while let Some(evicted) = server.statements.evict(limit + 1) {
+                    client.counts.prepared_evictions += 1;
                     self.close(evicted, outbox);
                 }
                 return true;
@@ -329,6 +331,7 @@ impl Exchange {
             Known::No => {}
         }
         while let Some(evicted) = server.statements.evict(limit) {
+            client.counts.prepared_evictions += 1;
             self.close(evicted, outbox);
         }
         false
