@@ -79,13 +79,16 @@ pub struct Shown {
 }
 
 /// What is read at start only.
-const AT_START: [&str; 6] = [
+const AT_START: [&str; 9] = [
     "listen.address",
     "listen.unix_socket_dir",
     "listen.unix_socket_mode",
     "listen.backlog",
     "listen.workers",
     "log.format",
+    "metrics.compat",
+    "metrics.listen",
+    "metrics.max_pools",
 ];
 
 /// PgBouncer's names for keys that mean the same, and the unit its bare numbers have.
@@ -413,6 +416,17 @@ mod tests {
         assert_eq!(keys, ["listen.address", "listen.workers", "log.format"]);
         assert_eq!((next.net.addresses, next.workers), (running.net.addresses, running.workers));
         assert_eq!((next.proxy.max_clients, next.databases[0].pool.size), (7, 3));
+    }
+
+    #[test]
+    fn what_is_shown_is_what_runs() {
+        let read = config("[metrics]\nmax_pools = 3\ncompat = \"pgbouncer\"\n");
+
+        let (next, keys) = apply(&config(""), read);
+
+        assert_eq!(keys, ["metrics.compat", "metrics.max_pools"]);
+        assert!(keys.iter().all(|key| AT_START.contains(key)));
+        assert_eq!(next.shown, config("").shown);
     }
 
     #[test]
