@@ -3,7 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
+use crate::harness::http::get;
+use crate::harness::issuer::{Issuer, claims};
+use crate::harness::pgusher::Builder;
+use crate::harness::tls::Wanted;
+use crate::harness::{Ca, PATIENCE, Pgusher, Postgres, Raw, Target, eventually, notation, say};
 
 const A: &str = "0a1b2c3d-0000-4000-8000-00000000000a";
 
@@ -308,6 +312,227 @@ async fn a_bad_file_changes_nothing_and_everything_wrong_with_it_is_said() {
     }
     assert_eq!(client.server_pid().await, before);
     assert_eq!(pgusher.client().await.value("select 1").await, "1");
+}
+
+/// What was refused, by its SQLSTATE; "" if it was let in.
+async fn refusal(target: &Target) -> String {
+    let mut late = Raw::reach(target).await.expect("encrypted if it wants to be");
+    late.try_login(target).await.err().map_or_else(String::new, |refusal| refusal.sqlstate())
+}
+
+#[tokio::test]
+async fn the_encryption_of_clients_changes_for_those_who_come() {
+    let postgres = Postgres::shared(18).await;
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new("a CA of this test");
+    let issued = ca.issue(Wanted::loopback(), directory.path(), "pgusher");
+    let mut pgusher = Pgusher::before(&postgres).start().await;
+    let (plain, secret) = (pgusher.target(), pgusher.target().in_tls(ca.client()));
+    let mut old = pgusher.client().await;
+    assert!(Raw::reach(&secret).await.is_err(), "there is no TLS yet");
+
+    pgusher.reloaded(|it| it.tls("allow", &issued)).await;
+    let both = (refusal(&plain).await, refusal(&secret).await);
+    let mut encrypted = Raw::login(&secret).await;
+    pgusher.reloaded(|it| it.tls("require", &issued)).await;
+    let required = (refusal(&plain).await, refusal(&secret).await);
+    pgusher.reloaded(|it| it.text("tls.client", "mode", "disable")).await;
+
+    assert_eq!(both, (String::new(), String::new()));
+    assert_eq!(required, ("28000".into(), String::new()));
+    assert_eq!(refusal(&plain).await, "");
+    assert!(Raw::reach(&secret).await.is_err());
+    assert_eq!(old.value("select 'stays'").await, "stays");
+    assert_eq!(encrypted.value("select 'stays'").await, "stays");
+}
+
+#[tokio::test]
+async fn the_encryption_of_servers_changes_with_the_next_transaction() {
+    let postgres = Postgres::shared(18).await;
+    let mut pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+    let mut client = pgusher.client().await;
+    let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+    assert_eq!(client.value(encrypted).await, "f");
+
+    client.rows("begin").await;
+    pgusher.reloaded(|it| it.sslmode("require")).await;
+    let inside = client.value(encrypted).await;
+    client.rows("commit").await;
+
+    assert_eq!(inside, "f");
+    assert_eq!(client.value(encrypted).await, "t");
+    postgres.until_servers_of("app", 1).await;
+}
+
+fn rules(it: Builder, rules: &[&str]) -> Builder {
+    it.set("listen", "rules", &format!("{rules:?}"))
+}
+
+#[tokio::test]
+async fn rules_change_for_those_who_come() {
+    let postgres = Postgres::shared(18).await;
+    let mut pgusher = rules(Pgusher::before(&postgres), &["host all app all trust"]).start().await;
+    let (app, other) = (pgusher.target(), pgusher.target().user("other", "wrong"));
+    let mut old = pgusher.client().await;
+    let before = (refusal(&app).await, refusal(&other).await);
+
+    pgusher.reloaded(|it| rules(it, &["host all app all reject", "host all other all scram-sha-256"])).await;
+    let after =
+        (refusal(&app).await, refusal(&other).await, refusal(&app.clone().user("other", "other")).await);
+    pgusher.reloaded(|it| rules(it, &["host all app all nonsense"])).await;
+    let still = (refusal(&app).await, refusal(&other).await);
+
+    assert_eq!(before, (String::new(), "28000".into()));
+    assert_eq!(after, ("28000".into(), "28P01".into(), String::new()));
+    assert_eq!(still, ("28000".into(), "28P01".into()));
+    assert!(pgusher.log().contains("nonsense"));
+    assert_eq!(old.value("select 'stays'").await, "stays");
+}
+
+#[tokio::test]
+async fn keys_and_terms_of_tokens_change_for_connected_clients() {
+    let issuer = Issuer::new();
+    let postgres = Postgres::shared(18).await;
+    let mut pgusher =
+        Pgusher::before(&postgres).identity().text("identity", "jwt_key", &issuer.jwk("ed")).start().await;
+    let mut client = pgusher.client().await;
+    let (ed, es) = (issuer.token("ed", &claims(A, 600, "")), issuer.token("es", &claims(A, 600, "")));
+    let told = issuer.token("es", &claims(A, 600, r#","aud":"shop""#));
+    let mut says = async |token: &str| notation(&client.query(&format!("set app.jwt = '{token}'")).await);
+    let first = (says(&ed).await, says(&es).await);
+
+    pgusher.reloaded(|it| it.text("identity", "jwt_key", &issuer.jwk("es"))).await;
+    let second = (says(&ed).await, says(&es).await);
+    pgusher.reloaded(|it| it.set("identity", "jwt_audience", "[\"shop\"]")).await;
+    let third = (says(&es).await, says(&told).await);
+    pgusher.reloaded(|it| it.text("identity", "jwt_key", "{ no key }")).await;
+    let still = (says(&es).await, says(&told).await);
+
+    let (yes, no) = || -> (String, String) { ("C(SET) Z(I)".into(), "E(28000) Z(I)".into()) }();
+    assert_eq!(first, (yes.clone(), no.clone()));
+    assert_eq!(second, (no.clone(), yes.clone()));
+    assert_eq!(third, (no.clone(), yes.clone()));
+    assert_eq!(still, (no, yes));
+    assert_eq!(client.value("select current_setting('app.current_user_id')").await, A);
+}
+
+#[tokio::test]
+async fn the_ways_to_say_who_one_is_change_for_connected_clients() {
+    let postgres = Postgres::shared(18).await;
+    let mut pgusher = Pgusher::before(&postgres).pool_size(1).identity().start().await;
+    let mut client = pgusher.client().await;
+    let who = "select current_setting('app.current_user_id')";
+    let set = format!("set app.current_user_id = '{A}'");
+    client.rows(&set).await;
+    assert_eq!(client.value(who).await, A);
+
+    pgusher.reloaded(|it| it.text("identity", "scope", "transaction")).await;
+    client.rows(&set).await;
+    let scoped = (client.value(who).await, client.value(who).await);
+    pgusher.reloaded(|it| it.text("identity", "from_set", "off")).await;
+    let refused = client.query(&set).await;
+    let target = pgusher.target().user(&format!("app.{A}"), "app");
+    let unknown = refusal(&target).await;
+    pgusher.reloaded(|it| it.text("identity", "from_user_suffix", "on")).await;
+    let mut suffixed = Raw::login(&target).await;
+
+    assert_eq!(scoped, (A.into(), String::new()));
+    assert!(notation(&refused).starts_with("E("), "{refused:?}");
+    assert_ne!(unknown, "");
+    assert_eq!(suffixed.value(who).await, A);
+}
+
+#[tokio::test]
+async fn what_is_paused_and_disabled_stays_so() {
+    let postgres = Postgres::shared(18).await;
+    let mut pgusher = Pgusher::before(&postgres)
+        .set("admin", "users", "[\"postgres\"]")
+        .database("shut", postgres.address())
+        .pool_size(1)
+        .start()
+        .await;
+    let mut admin = Raw::login(&pgusher.target().user("postgres", "postgres").database("pgusher")).await;
+    let mut client = pgusher.client().await;
+    client.rows("select 1").await;
+    admin.rows(&format!("PAUSE {:?}", postgres.database())).await;
+    admin.rows("DISABLE shut").await;
+
+    // The same pool with other limits; another pool in its place; and a file that is refused.
+    pgusher.reloaded(|it| it.set("pool", "size", "2")).await;
+    pgusher.reloaded(|it| it.of_database("settings", "{ work_mem = \"7MB\" }")).await;
+    pgusher.reloaded(|it| it.set("pool", "size", "\"lots\"")).await;
+    client.send([say::query("show work_mem")]).await;
+    client.expect_silence(Duration::from_millis(100)).await;
+    let servers = postgres.servers_of("app").await;
+    let shut = refusal(&pgusher.target().database("shut")).await;
+    let states: Vec<_> =
+        admin.rows("SHOW DATABASES").await.into_iter().map(|row| row[15..].to_vec()).collect();
+    admin.rows(&format!("RESUME {:?}", postgres.database())).await;
+
+    assert_eq!((servers, shut.as_str()), (0, "55000"));
+    let flag = |is_so: bool| Some(u8::from(is_so).to_string());
+    assert_eq!(states, [[flag(false), flag(true)], [flag(true), flag(false)]], "shut, and the test's own");
+    assert_eq!(notation(&client.read_until_ready().await), "T D C(SHOW) Z(I)");
+}
+
+/// By SIGHUP, by the console, and by a look at the file: each time the same, and all of it.
+#[tokio::test]
+async fn a_bad_file_is_refused_whoever_asks_and_the_good_one_is_taken_again() {
+    let postgres = Postgres::shared(18).await;
+    let mut pgusher = Pgusher::before(&postgres)
+        .set("admin", "users", "[\"postgres\"]")
+        .pool_size(1)
+        .metrics()
+        .start()
+        .await;
+    let mut admin = Raw::login(&pgusher.target().user("postgres", "postgres").database("pgusher")).await;
+    let mut client = pgusher.client().await;
+    let before = (client.server_pid().await, admin.rows("SHOW CONFIG").await);
+    let success = async |pgusher: &Pgusher| {
+        let page = get(pgusher.metrics(), "/metrics").await.body;
+        page.lines().find(|line| line.starts_with("pgusher_config_reload_success ")).unwrap().to_owned()
+    };
+
+    pgusher
+        .reloaded(|it| {
+            it.set("pool", "size", "0")
+                .text("pool", "query_timeout", "soon")
+                .text("identity", "missing", "perhaps")
+                .text("listen", "max_client", "7")
+                .text("tls.client", "mode", "require")
+                .set("listen", "rules", "[\"host all\"]")
+        })
+        .await;
+    let refused = admin.query("RELOAD").await;
+    let failed = success(&pgusher).await;
+
+    assert_eq!(notation(&refused), "E(F0000) Z(I)");
+    let log = pgusher.log();
+    for wrong in [
+        "pool.size",
+        "pool.query_timeout",
+        "identity.missing",
+        "listen.max_client",
+        "tls.client",
+        "listen.rules",
+    ] {
+        assert!(refused[0].message().contains(wrong), "{wrong}: {}", refused[0].message());
+        assert!(log.contains(wrong), "{wrong}");
+    }
+    assert_eq!((client.server_pid().await, admin.rows("SHOW CONFIG").await), before);
+    assert_eq!(failed, "pgusher_config_reload_success 0");
+    pgusher
+        .reloaded(|it| {
+            it.set("pool", "size", "1")
+                .unset("pool", "query_timeout")
+                .unset("identity", "missing")
+                .unset("listen", "max_client")
+                .unset("tls.client", "mode")
+                .unset("listen", "rules")
+        })
+        .await;
+    assert_eq!(success(&pgusher).await, "pgusher_config_reload_success 1");
+    assert_eq!(client.server_pid().await, before.0);
 }
 
 #[tokio::test]
