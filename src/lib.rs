@@ -99,6 +99,7 @@
 //! | session state that pins, or is swept | `session/hold.rs` (its name), `session/inspect.rs` (how it is found and removed), `session/sql.rs` (when to ask) |
 //! | who may come in from where | `auth/rules.rs` (the lines), `proxy/admission.rs` (what is asked of the connection) |
 //! | where users' verifiers come from | `proxy/verifiers.rs`; asked of a database: `proxy/auth_query.rs`, over a connection of `pool/asker.rs` |
+//! | where the password for a server comes from | `pool/settings.rs` (`PasswordSource`), `pool/secrets.rs` (when it is had anew), `pool/command.rs` (a program) |
 //! | what is asked of encryption, or of a certificate | `net/tls/`; who must be encrypted: `proxy/entrance.rs`; what an `sslmode` means: `pool/dial.rs` |
 //! | another authentication method | a file in `auth/`, a variant of [`auth::Method`], its step in `session/opening.rs` and `session/login.rs` |
 //! | a new reason to refuse a statement | `session/violation.rs` |

@@ -54,7 +54,7 @@ const ROWS: &[Row] = &[
     Row {
         room: "pool",
         inside: &["names", "wire", "auth", "hashing", "session", "net", "telemetry"],
-        outside: &["bytes", "deadpool", "getrandom", "moka", "tokio", "tracing", "zeroize"],
+        outside: &["bytes", "deadpool", "getrandom", "moka", "rustix", "tokio", "tracing", "zeroize"],
     },
     Row {
         room: "token",

@@ -148,6 +148,11 @@ pub(super) fn names(at: &mut Vec<String>) -> Slot<'_> {
     Box::new(Names(at))
 }
 
+/// A program and what it is told, without a shell; nothing is none.
+pub(super) fn command(at: &mut Vec<String>) -> Slot<'_> {
+    Box::new(Words(at))
+}
+
 /// A path that may be absent; `""` is absent.
 pub(super) fn path(at: &mut Option<PathBuf>) -> Slot<'_> {
     Box::new(PathOr(at))
@@ -506,6 +511,34 @@ impl Field for Names<'_> {
 
     fn show(&self) -> String {
         list(self.0)
+    }
+}
+
+/// What a program is told may hold a secret.
+struct Words<'a>(&'a mut Vec<String>);
+
+impl Field for Words<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), String> {
+        let words = match value {
+            Value::Word(text) => Some(text.split_whitespace().collect()),
+            Value::List(_) => value.texts(),
+            _ => None,
+        };
+        let words = words.filter(|words| words.first() != Some(&"") && !words.concat().contains('\0'));
+        let words = words.ok_or(
+            "expected a program and its arguments, such as [\"vault\", \"read\", \"-field=password\", \"secret/db\"]; \
+             no shell reads them",
+        )?;
+        *self.0 = words.into_iter().map(Into::into).collect();
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        if self.0.is_empty() { "[]".into() } else { quoted(HIDDEN) }
+    }
+
+    fn redact(&self, _value: &Value) -> String {
+        HIDDEN.into()
     }
 }
 

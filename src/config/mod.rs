@@ -511,6 +511,57 @@ size = 2
     }
 
     #[test]
+    fn a_password_comes_from_one_place() {
+        let load = |keys: &str| {
+            let file =
+                format!("[databases.a]\nhost = \"h\"\ndbname = \"d\"\n{keys}\n[users.u]\npassword = \"p\"\n");
+            Config::load(&flags(), &surroundings(&file, &[("/p", "x")], &[]))
+        };
+        let config = load(
+            "password_command = [\"/bin/agent\", \"--for\", \"\", \"the db\"]\npassword_ttl = \"off\"\n\
+             auth_user = \"u\"\nauth_password_command = [\"agent\"]\npassword_timeout = \"3s\"",
+        )
+        .unwrap();
+        let words = |source: &PasswordSource| match source {
+            PasswordSource::Command(command) => {
+                assert_eq!((command.ttl, command.timeout), (None, Duration::from_secs(3)));
+                [&command.program]
+                    .into_iter()
+                    .chain(&command.arguments)
+                    .map(|word| word.to_string())
+                    .collect()
+            }
+            other => vec![format!("{other:?}")],
+        };
+        let (own, asked) = (&entry(&config, "a").upstream, entry(&config, "a").auth_query.clone().unwrap());
+        assert_eq!(words(&own.password), ["/bin/agent", "--for", "", "the db"]);
+        assert_eq!(words(&asked.password), ["agent"]);
+        let of_variable = [UPSTREAM, ("PGUSHER_DATABASES_FALLBACK_PASSWORD_COMMAND", " agent  --for shop")];
+        let config = loaded(&of_variable).unwrap();
+        assert!(matches!(&entry(&config, "*").upstream.password, PasswordSource::Command(command)
+            if *command.program == *"agent" && command.arguments.len() == 2));
+
+        for (keys, key) in [
+            ("password = \"x\"\npassword_command = [\"hunter2\"]", "password_command"),
+            ("password_file = \"/p\"\npassword_command = [\"hunter2\"]", "password_command"),
+            (
+                "auth_user = \"u\"\nauth_password_file = \"/p\"\nauth_password_command = [\"hunter2\"]",
+                "auth_password_command",
+            ),
+            ("password_command = \"hunter2 with words\"", "password_command"),
+            ("password_command = [\"\", \"hunter2\"]", "password_command"),
+            ("password_command = [\"hunter2\", 1]", "password_command"),
+            ("password_ttl = \"1m\"", "password_ttl"),
+            ("password_timeout = \"1m\"\npassword_file = \"/p\"", "password_timeout"),
+        ] {
+            let problems = load(keys).unwrap_err();
+            let found: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
+            assert_eq!(found, [format!("databases.a.{key}")], "{keys}: {problems}");
+            assert!(!problems.to_string().contains("hunter2"), "{problems}");
+        }
+    }
+
+    #[test]
     fn rules_are_read_as_lines_and_everything_wrong_with_them_is_said() {
         let lines = |rules: &str, maps: &str| {
             load(&format!("[listen]\nrules = [{rules}]\nmaps = [{maps}]\n[databases.a]\nhost = \"h\"\n"))

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin;
@@ -29,7 +30,7 @@ use crate::config::problem::{Problem, Source, did_you_mean};
 use crate::config::url::Url;
 use crate::config::{Config, ReadFile};
 use crate::net::tls::SslMode;
-use crate::pool::{PasswordSource, Upstream};
+use crate::pool::{PasswordCommand, PasswordSource, Upstream};
 use crate::proxy::{self, AuthQuerySettings, DatabaseEntry, UserEntry};
 use crate::session::{Form, IdentitySettings, TokenSettings, Variable};
 use crate::telemetry::log;
@@ -126,7 +127,6 @@ impl Resolve<'_> {
         let mut pooling = written.pooling.clone();
         self.lower_min(Section::Databases, &name, &mut pooling);
         self.check_whereabouts(&name, &written);
-        self.check_password(Section::Databases, &name);
         let timeout = written.url.as_ref().and_then(|url| url.connect_timeout);
         if let Some(timeout) =
             timeout.filter(|_| !self.is_written(Section::Databases, &name, "connect_timeout"))
@@ -339,18 +339,15 @@ impl Resolve<'_> {
     /// How users that are not listed are asked about, if there is anyone to ask.
     fn auth_query(&mut self, name: &str, written: &Database) -> Option<AuthQuerySettings> {
         const SECTION: Section = Section::Databases;
-        if self.is_written(SECTION, name, AUTH_PASSWORD) && self.is_written(SECTION, name, AUTH_PASSWORD_FILE)
-        {
-            self.blame(SECTION, name, AUTH_PASSWORD_FILE, "there is also an auth_password; keep one");
-        }
-        let password = match (&written.auth_password_file, &written.auth_password) {
-            (Some(path), _) => {
-                self.password_in(path, SECTION, name, AUTH_PASSWORD_FILE);
-                PasswordSource::File(path.clone())
-            }
-            (None, Some(password)) => PasswordSource::Given(password.clone()),
-            (None, None) => PasswordSource::Client,
-        };
+        let password = self.password_source(
+            name,
+            &AUTH_PASSWORD_KEYS,
+            WrittenPassword {
+                given: written.auth_password.clone(),
+                file: written.auth_password_file.clone(),
+                command: command_of(&written.auth_password_command, written),
+            },
+        );
         let Some(user) = written.auth_user.clone() else {
             for key in
                 AUTH_KEYS.into_iter().filter(|key| self.is_written(SECTION, name, key)).collect::<Vec<_>>()
@@ -377,16 +374,19 @@ impl Resolve<'_> {
     /// Where a database is and how to log in: its keys, over the parts of its URL.
     fn upstream(&mut self, name: &str, written: Database) -> Upstream {
         let settings = self.server_settings(name, &written);
+        let command = command_of(&written.password_command, &written);
+        self.check_command(name, &written);
         let hosts = written.hosts.iter().map(|host| host.with_port(written.port)).collect();
         let url = written.url.unwrap_or_else(|| Url { hosts, ..Url::default() });
-        let password = match (written.password_file, written.password.or(url.password)) {
-            (Some(path), _) => {
-                self.password_in(&path, Section::Databases, name, PASSWORD_FILE);
-                PasswordSource::File(path)
-            }
-            (None, Some(password)) => PasswordSource::Given(password),
-            (None, None) => PasswordSource::Client,
-        };
+        let password = self.password_source(
+            name,
+            &PASSWORD_KEYS,
+            WrittenPassword {
+                given: written.password.or(url.password),
+                file: written.password_file,
+                command,
+            },
+        );
         Upstream {
             hosts: url.hosts,
             dbname: written.dbname.or(url.dbname),
@@ -400,6 +400,44 @@ impl Resolve<'_> {
             connect_query: written.connect_query,
             max_servers: written.max_servers,
             max_clients: written.max_clients,
+        }
+    }
+
+    /// Where a password comes from. What is written in two places is a mistake.
+    fn password_source(
+        &mut self,
+        name: &str,
+        keys: &PasswordKeys,
+        written: WrittenPassword,
+    ) -> PasswordSource {
+        let said: Vec<_> =
+            keys.iter().copied().filter(|key| self.is_written(Section::Databases, name, key)).collect();
+        if let [one, .., other] = said.as_slice() {
+            let article = if one.starts_with('a') { "an" } else { "a" };
+            self.blame(Section::Databases, name, other, &format!("there is also {article} {one}; keep one"));
+        }
+        if let Some(path) = written.file {
+            let [_, key, _] = keys;
+            self.password_in(&path, Section::Databases, name, key);
+            return PasswordSource::File(path);
+        }
+        if let Some(command) = written.command {
+            return PasswordSource::Command(Arc::new(command));
+        }
+        written.given.map_or(PasswordSource::Client, PasswordSource::Given)
+    }
+
+    /// What is about programs needs one.
+    fn check_command(&mut self, name: &str, written: &Database) {
+        let is_refused = |key| self.is_refused(Section::Databases, name, key);
+        let has_none = written.password_command.is_empty() && written.auth_password_command.is_empty();
+        if !has_none || is_refused(PASSWORD_COMMAND) || is_refused(AUTH_PASSWORD_COMMAND) {
+            return;
+        }
+        for key in ["password_ttl", "password_timeout"] {
+            if self.is_written(Section::Databases, name, key) {
+                self.blame(Section::Databases, name, key, "it needs a password_command, which it is about");
+            }
         }
     }
 
@@ -439,7 +477,7 @@ impl Resolve<'_> {
         let mut identity = written.identity.clone();
         self.sign(Section::Users, &name, &mut identity);
         self.check_identity(Section::Users, &name, &written.identity);
-        self.check_password(Section::Users, &name);
+        self.check_password(&name);
         if let (Some(min), Some(size)) = (written.min, written.size)
             && min > size
         {
@@ -494,7 +532,8 @@ impl Resolve<'_> {
         }
     }
 
-    fn check_password(&mut self, section: Section, name: &str) {
+    fn check_password(&mut self, name: &str) {
+        let section = Section::Users;
         if self.is_written(section, name, "password") && self.is_written(section, name, PASSWORD_FILE) {
             self.blame(section, name, PASSWORD_FILE, "there is also a password; keep one");
         }
@@ -622,6 +661,27 @@ impl Resolve<'_> {
     }
 }
 
+/// How a database's password may be written, or that of the role that asks: as it is, its file, and what prints it.
+type PasswordKeys = [&'static str; 3];
+
+/// What of it was written.
+struct WrittenPassword {
+    given: Option<Secret>,
+    file: Option<PathBuf>,
+    command: Option<PasswordCommand>,
+}
+
+/// The program of these words, if there are any.
+fn command_of(words: &[String], written: &Database) -> Option<PasswordCommand> {
+    let (program, arguments) = words.split_first()?;
+    Some(PasswordCommand {
+        program: program.as_str().into(),
+        arguments: arguments.iter().map(|word| word.as_str().into()).collect(),
+        ttl: written.password_ttl,
+        timeout: written.password_timeout,
+    })
+}
+
 /// A password from the bytes of its file: the first line, without its end.
 fn first_line(bytes: &[u8]) -> Result<Secret, String> {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -649,11 +709,22 @@ fn above(min: usize, size: usize) -> String {
 }
 
 const AUTH_PASSWORD: &str = "auth_password";
+const AUTH_PASSWORD_COMMAND: &str = "auth_password_command";
 const AUTH_PASSWORD_FILE: &str = "auth_password_file";
+const AUTH_PASSWORD_KEYS: PasswordKeys = [AUTH_PASSWORD, AUTH_PASSWORD_FILE, AUTH_PASSWORD_COMMAND];
 /// The keys that mean something only with `auth_user`.
-const AUTH_KEYS: [&str; 6] =
-    [AUTH_PASSWORD, AUTH_PASSWORD_FILE, "auth_query", "auth_dbname", "auth_ttl", "auth_negative_ttl"];
+const AUTH_KEYS: [&str; 7] = [
+    AUTH_PASSWORD,
+    AUTH_PASSWORD_FILE,
+    AUTH_PASSWORD_COMMAND,
+    "auth_query",
+    "auth_dbname",
+    "auth_ttl",
+    "auth_negative_ttl",
+];
 const MOST_LEEWAY: Duration = Duration::from_secs(3600);
 const OWN_LOGIN_KEY_FILE: &str = "identity_login_key_file";
+const PASSWORD_COMMAND: &str = "password_command";
 const PASSWORD_FILE: &str = "password_file";
+const PASSWORD_KEYS: PasswordKeys = ["password", PASSWORD_FILE, PASSWORD_COMMAND];
 const STATEMENT_TIMEOUT: &str = "statement_timeout";

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::auth::ScramError;
 use crate::net::tls::{HandshakeError, SslMode};
 use crate::pool::pressure::Connected;
+use crate::pool::secrets::PasswordError;
 use crate::pool::target::{TargetSessionAttrs, Unfit};
 use crate::session::hold::Pins;
 use crate::session::login::LoginError;
@@ -37,10 +38,10 @@ pub enum ConnectError {
     NoPassword,
     /// No server is what is wanted; what the last one is.
     NotWanted(TargetSessionAttrs, Unfit),
-    /// The password file cannot be read.
-    PasswordFile(io::Error),
     /// What the server said about encryption is no answer, or more than one.
     NotAnAnswer,
+    /// There is a place for the password, and it cannot be had from there.
+    Password(PasswordError),
     /// The login took longer than `connect_timeout`.
     TimedOut(Duration),
     /// The handshake failed.
@@ -88,7 +89,7 @@ impl ConnectError {
             | Self::NoEncryption(_)
             | Self::NoPassword
             | Self::NotAnAnswer
-            | Self::PasswordFile(_) => false,
+            | Self::Password(_) => false,
         }
     }
 
@@ -117,7 +118,7 @@ impl ConnectError {
             | Self::NoEncryption(_)
             | Self::NoPassword
             | Self::NotAnAnswer
-            | Self::PasswordFile(_)
+            | Self::Password(_)
             | Self::Tls(_) => Connected::Failed,
         }
     }
@@ -152,9 +153,10 @@ impl ConnectError {
             | Self::TimedOut(_)
             | Self::Tls(_)
             | Self::Unreachable(_) => "08001".to_owned(),
-            Self::NoPassword | Self::PasswordFile(_) => {
+            Self::NoPassword | Self::Password(PasswordError::File(_)) => {
                 sqlstate::INVALID_AUTHORIZATION_SPECIFICATION.to_owned()
             }
+            Self::Password(PasswordError::Command(_)) => SYSTEM_ERROR.to_owned(),
         }
     }
 }
@@ -188,7 +190,14 @@ impl fmt::Display for ConnectError {
                 let word = target.word();
                 write!(f, "no server fits target_session_attrs = \"{word}\": the last one tried {unfit}")
             }
-            Self::PasswordFile(error) => write!(f, "the server's password file cannot be read: {error}"),
+            Self::Password(PasswordError::Command(error)) => write!(
+                f,
+                "the password for the server is not known, since its password_command failed: {error}; \
+                 it must print the password and exit with 0"
+            ),
+            Self::Password(PasswordError::File(error)) => {
+                write!(f, "the server's password file cannot be read: {error}")
+            }
             Self::Tls(error) => write!(f, "could not connect to server in TLS: {error}"),
             Self::TimedOut(limit) => write!(f, "server did not complete the login within {limit:?}"),
             Self::Unreachable(error) => write!(f, "could not connect to server: {error}"),
@@ -199,6 +208,9 @@ impl fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {}
 
 const CANNOT_CONNECT_NOW: &str = "57P03";
+
+/// "Errors external to PostgreSQL itself" (appendix A of its documentation).
+const SYSTEM_ERROR: &str = "58000";
 
 /// Why a client gets no server.
 #[derive(Clone, Debug)]

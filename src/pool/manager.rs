@@ -2,6 +2,7 @@
 //!
 //! # Promises
 //! - Making one is dialling and the whole login, within one deadline for each host; hosts are tried until one is what is wanted.
+//! - A password that the server refuses is asked for again where it comes from, and tried once more if it is another one.
 //! - A server that is not what is wanted any more (`target_session_attrs`) is not lent again; if it was a demoted primary, no
 //!   other of its generation is either.
 //! - Whether one is still good is decided from facts, without a round trip and without a system call.
@@ -19,7 +20,7 @@ use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::auth::{ChannelBinding, Credential, ScramKeys, Verifier};
+use crate::auth::{ChannelBinding, Credential, ScramKeys, Secret, Verifier};
 use crate::hashing::Hashing;
 use crate::names::{Database, PoolKey, ServerId, ServerKey, User};
 use crate::net::Peer;
@@ -47,7 +48,7 @@ use crate::wire::write;
 pub struct Shared {
     /// Numbers for servers.
     pub next_server: AtomicU64,
-    /// Passwords from files.
+    /// Passwords from files and from programs.
     pub secrets: Secrets,
     /// Keys from passwords.
     pub hashing: Arc<Hashing>,
@@ -247,24 +248,13 @@ impl Manager {
         self.recipe().upstream.password == PasswordSource::Client
     }
 
-    fn credential(&self, source: &PasswordSource) -> Result<Option<Credential>, ConnectError> {
-        let secret = match source {
-            PasswordSource::Client => {
-                return Ok(self.credential.lock().unwrap_or_else(PoisonError::into_inner).clone());
-            }
-            PasswordSource::File(path) => {
-                self.shared.secrets.read(path).map_err(ConnectError::PasswordFile)?
-            }
-            PasswordSource::Given(secret) => secret.clone(),
-        };
-        Ok(match Verifier::from_secret(&secret) {
-            Ok(Verifier::Md5(hash)) => Some(Credential::Md5(hash)),
-            Ok(Verifier::Plaintext(_)) => Some(Credential::Password(secret)),
-            Ok(Verifier::Scram(_)) | Err(_) => None,
-        })
+    /// What a client of this pool proved itself with last.
+    fn borrowed(&self) -> Option<Credential> {
+        self.credential.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn plan(&self, recipe: &Recipe) -> Result<LoginPlan, ConnectError> {
+    /// A login, but for what it proves itself with.
+    fn plan(&self, recipe: &Recipe) -> LoginPlan {
         let upstream = &recipe.upstream;
         let mut parameters: Vec<Setting> = Vec::new();
         let mut add =
@@ -278,28 +268,52 @@ impl Manager {
         for variable in recipe.identity_variables.iter() {
             add(variable, "");
         }
-        Ok(LoginPlan {
+        LoginPlan {
             user: upstream.user.as_deref().map_or_else(|| self.key.user.clone(), User::from),
             database: upstream.dbname.as_deref().map_or_else(|| self.key.database.clone(), Database::from),
             parameters,
-            credential: self.credential(&upstream.password)?,
+            credential: None,
             minor: 2,
             binding: ChannelBinding::Unavailable,
             policy: upstream.channel_binding,
-        })
+        }
     }
 
     /// A server for one client alone, with parameters of its own in the startup packet.
     pub(super) async fn open_dedicated(&self, parameters: Vec<Setting>) -> Result<Server, ConnectError> {
         let (generation, recipe) = (self.generation(), self.recipe());
-        let mut plan = self.plan(&recipe)?;
+        let mut plan = self.plan(&recipe);
         plan.parameters.retain(|(name, _)| parameters.iter().all(|(other, _)| other != name));
         plan.parameters.extend(parameters);
         self.open(plan, generation, &recipe).await
     }
 
-    /// A server of the first host that has one that is wanted.
+    /// A server, logged in with the password as it is now; if it is refused, and is another one by then, with that.
     async fn open(&self, plan: LoginPlan, generation: u64, recipe: &Recipe) -> Result<Server, ConnectError> {
+        let (secrets, source) = (&self.shared.secrets, &recipe.upstream.password);
+        let Some(secret) = secrets.find(source).await.map_err(ConnectError::Password)? else {
+            let plan = LoginPlan { credential: self.borrowed(), ..plan };
+            return self.open_with(plan, generation, recipe).await;
+        };
+        let with = |secret: &Secret| LoginPlan { credential: credential(secret), ..plan.clone() };
+        let opened = self.open_with(with(&secret), generation, recipe).await;
+        match &opened {
+            Err(error) if error.is_of_credential() => {}
+            _ => return opened,
+        }
+        match secrets.after_refusal(source, &secret).await {
+            Some(other) => self.open_with(with(&other), generation, recipe).await,
+            None => opened,
+        }
+    }
+
+    /// A server of the first host that has one that is wanted.
+    async fn open_with(
+        &self,
+        plan: LoginPlan,
+        generation: u64,
+        recipe: &Recipe,
+    ) -> Result<Server, ConnectError> {
         let began = Instant::now();
         let opened = self.search(plan, generation, recipe).await;
         self.note(&opened, began.elapsed());
@@ -677,7 +691,7 @@ impl managed::Manager for Maker {
                 let _connecting = Counted::up(&self.connecting);
                 let _opening = self.opening.take().await.ok_or(ConnectError::Closed)?;
                 let (generation, recipe) = (self.generation(), self.recipe());
-                let mut server = self.open(self.plan(&recipe)?, generation, &recipe).await?;
+                let mut server = self.open(self.plan(&recipe), generation, &recipe).await?;
                 server.permits = permits;
                 if !self.gate.is_shut() {
                     return Ok(Box::new(server));
@@ -707,6 +721,15 @@ impl managed::Manager for Maker {
         write::terminate(&mut server.peer.buffers.outbox);
         let _ = server.look();
         let _ = server.peer.poll_drain(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    }
+}
+
+/// What a configured secret logs in with, if it can.
+fn credential(secret: &Secret) -> Option<Credential> {
+    match Verifier::from_secret(secret) {
+        Ok(Verifier::Md5(hash)) => Some(Credential::Md5(hash)),
+        Ok(Verifier::Plaintext(_)) => Some(Credential::Password(secret.clone())),
+        Ok(Verifier::Scram(_)) | Err(_) => None,
     }
 }
 

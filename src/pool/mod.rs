@@ -14,6 +14,7 @@
 
 mod asker;
 mod cap;
+mod command;
 mod connect_query;
 mod dial;
 mod error;
@@ -47,6 +48,7 @@ use tokio::time::{sleep, sleep_until};
 
 pub use asker::{AskError, Asker};
 pub use cap::Cap;
+pub use command::CommandError;
 pub use dial::Address;
 pub use error::{CheckoutError, ConnectError};
 pub use hosts::Hosts;
@@ -56,9 +58,9 @@ pub use manager::Shared;
 pub use places::{Place, Places};
 pub use pressure::{Closing, Connected, Injected, Outcome, Pressure, Rejection};
 pub use recipe::Recipe;
-pub use secrets::Secrets;
+pub use secrets::{PasswordError, Secrets};
 pub use server::{Aim, CancelTarget, Server, Vitality};
-pub use settings::{Host, PasswordSource, Settings, Upstream};
+pub use settings::{Host, PasswordCommand, PasswordSource, Settings, Upstream};
 pub use statements::Statements;
 pub use stats::{Stats, Tally};
 pub use target::TargetSessionAttrs;

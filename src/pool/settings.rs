@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::Secret;
@@ -107,13 +108,35 @@ impl fmt::Display for Host {
 /// Where a password comes from.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum PasswordSource {
-    /// The first line of a file, read again when the file changes.
-    File(PathBuf),
     /// Not configured: the client's own (its plaintext, or its SCRAM keys) is used if there is one.
     #[default]
     Client,
+    /// The first line that a program prints, run again in time.
+    Command(Arc<PasswordCommand>),
+    /// The first line of a file, read again when the file changes.
+    File(PathBuf),
     /// Written in the configuration or the environment: plaintext, or a SCRAM or md5 verifier.
     Given(Secret),
+}
+
+/// A program that prints a password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PasswordCommand {
+    /// It: a path, or a name that is looked for in `PATH`.
+    pub program: Box<str>,
+    /// What it is told.
+    pub arguments: Box<[Box<str>]>,
+    /// How long what it printed holds; `None` is until the server refuses it.
+    pub ttl: Option<Duration>,
+    /// Longest it may take.
+    pub timeout: Duration,
+}
+
+/// Arguments may hold what nobody should see.
+impl fmt::Debug for PasswordCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PasswordCommand").field(&self.program).finish()
+    }
 }
 
 /// `[databases.NAME]`: where its servers are and how they are logged in.

@@ -34,6 +34,7 @@ mod limits;
 mod listening;
 mod metrics;
 mod odd_servers;
+mod passwords;
 mod preludes;
 mod prepared;
 mod reload;
