@@ -36,6 +36,8 @@ pub fn run(once: bool) -> Result<(), Failure> {
     audit(&programs, &postgres, &sidecar)?;
     nobody(&programs, &sidecar)?;
     stop.check()?;
+    doctor(&programs, &postgres, &sidecar)?;
+    stop.check()?;
     say("\nEverything was as it should be.");
     if !once {
         stay(&stop, postgres, &mut sidecar)?;
@@ -233,6 +235,59 @@ fn nobody(programs: &Programs, sidecar: &Sidecar) -> Result<(), Failure> {
     expect(!refused.status.success() && refused.stdout.is_empty() && error.contains("22P02"), || {
         format!("nobody was answered {:?} {:?}", String::from_utf8_lossy(&refused.stdout), said(&refused))
     })
+}
+
+/// Somebody forgets to switch row-level security on again; it is found, and mended by what was found.
+fn doctor(programs: &Programs, postgres: &Postgres, sidecar: &Sidecar) -> Result<(), Failure> {
+    heading("5. What would let a user through");
+    tell(
+        "Who may see what is up to the database. pgusher doctor looks there, with the login of its pool: for roles that",
+    );
+    tell(
+        "bypass policies, tables without them, policies that open for nobody, and more. Here nothing lets anybody through",
+    );
+    tell("(without --level it also advises to read the variable once for a statement, not for each row):\n");
+    let upstream: Vec<_> =
+        sidecar.environment.iter().filter(|(name, _)| *name == "PGUSHER_UPSTREAM").cloned().collect();
+    let examine = || {
+        command(&upstream, "pgusher doctor --level warning");
+        let examined = examine(&upstream, postgres)?;
+        let said = String::from_utf8_lossy(&examined.stdout).into_owned();
+        let lines = said.lines().filter(|line| !line.starts_with("  note: ") && !line.is_empty());
+        lines.for_each(answer);
+        Ok((examined.status.code(), said))
+    };
+    let (sound, said) = examine()?;
+    expect(sound == Some(0), || format!("pgusher doctor said {said}"))?;
+
+    tell("\nSomebody disables the policies of a table, for a migration, and forgets it:\n");
+    let table = "billing.subscriptions";
+    let change = |what: &str| {
+        let sql = format!("ALTER TABLE {table} {what} ROW LEVEL SECURITY;");
+        command(&[], &format!("psql -U postgres saas -c '{sql}'"));
+        postgres.ask(programs, &sql).map(|_| sql)
+    };
+    change("DISABLE")?;
+    let (found, said) = examine()?;
+    tell("");
+    let mended = change("ENABLE")?;
+    expect(found == Some(1) && said.contains(&mended), || format!("pgusher doctor said {said}"))?;
+    let (sound, said) = examine()?;
+    tell(
+        "\nIts exit code was 0, 1 and 0: as an init container it keeps an application from starting on such a database.",
+    );
+    expect(sound == Some(0), || format!("pgusher doctor said {said}"))
+}
+
+/// Runs `pgusher doctor` as its users do.
+fn examine(upstream: &[(&'static str, String)], postgres: &Postgres) -> Result<Output, Failure> {
+    let program = std::env::current_exe().map_err(|error| Failure::Program("pgusher", error))?;
+    let mut doctor = without_settings(tied(&program, "KILL", None));
+    doctor
+        .args(["doctor", "--level", "warning"])
+        .envs(upstream.iter().cloned())
+        .current_dir(&postgres.home.0);
+    finish(doctor, "pgusher")
 }
 
 /// Stays up for whoever wants to try.

@@ -68,6 +68,8 @@ async fn the_demo_shows_users_kept_apart_and_leaves_nothing_behind() {
         "40 turns on 2 servers",
         "11111111-1111-1111-1111-111111111111 | saas_user | UPDATE",
         "ERROR:  22P02",
+        "critical: table billing.subscriptions: it has policies, and row-level security is disabled",
+        "=> ALTER TABLE billing.subscriptions ENABLE ROW LEVEL SECURITY;",
     ] {
         assert!(shown.contains(words), "{words:?} is missing from:\n{shown}");
     }
