@@ -15,6 +15,9 @@ use crate::doctor::finding::{Finding, Severity};
 use crate::doctor::judge::{Clause, Nobody, Verdict};
 use crate::doctor::text::{Readers, calls, mentions};
 
+/// Where `ident.login` keeps the identity: among the variables where it is used.
+pub(super) const LOGIN_SETTING: &str = "backtrace_functions";
+
 /// Everything that is wrong, the worst first.
 pub(super) fn findings(chart: &Chart, verdicts: &[Verdict], variables: &[String]) -> Vec<Finding> {
     let reading = reading(&chart.functions, variables);
@@ -212,6 +215,9 @@ fn opening<'a>(
 fn guard(expression: &str, variables: &[String]) -> String {
     let named: Vec<_> =
         variables.iter().filter(|name| mentions(expression, std::slice::from_ref(name))).collect();
+    if named.is_empty() && variables.iter().any(|name| name == LOGIN_SETTING) {
+        return "(SELECT ident.uid() IS NOT NULL)".into();
+    }
     let named = if named.is_empty() { variables.iter().take(1).collect() } else { named };
     let is_set = |name: &String| {
         let name = name.replace('\'', "''");

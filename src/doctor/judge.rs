@@ -11,6 +11,9 @@
 //!  stranger: else    OPENS               fine
 //! ```
 //!
+//! Under `form = "login"` the stranger logs in as well, with a token that is forgotten with its transaction: policies that read
+//! `app.uid()` alone are told who asks by nothing else.
+//!
 //! # Promises
 //! - No row of a user is read, and nothing is changed: made-up rows, a transaction that is read-only and rolled back.
 //! - What could not be evaluated is said to be so, not said to be fine.
@@ -18,12 +21,60 @@
 //! # Invariants
 //! - A variable once set is never NULL again in a session: everything is evaluated unset before anything is set.
 
+use std::time::SystemTime;
+
+use crate::auth::{Login, LoginKey};
 use crate::doctor::ask::{Fault, Session, identifier, literal};
 use crate::doctor::chart::{Chart, Policy, Sample, Table};
 use crate::doctor::finding::string;
 
 /// Who does not exist.
 const STRANGERS: [&str; 2] = ["d0c70000-0000-4000-8000-00000d0c7042", "2000000042"];
+
+/// How it is said who asks.
+pub(super) struct Voice<'a> {
+    variables: &'a [String],
+    /// What signs tokens, and for which process of the server; where tokens are taken.
+    login: Option<(&'a LoginKey, u32)>,
+}
+
+impl<'a> Voice<'a> {
+    /// By the variables, and by tokens where there is a key; why not, if the server does not take them.
+    pub(super) async fn find(
+        session: &mut Session,
+        variables: &'a [String],
+        key: Option<&'a LoginKey>,
+    ) -> Result<(Self, Option<String>), Fault> {
+        let silent = Self { variables, login: None };
+        let Some(key) = key else { return Ok((silent, None)) };
+        let process = session.ask("SELECT pg_backend_pid()").await?;
+        let process = process.into_iter().flatten().flatten().next().and_then(|number| number.parse().ok());
+        let Some(process) = process else { return Ok((silent, None)) };
+        let voice = Self { variables, login: Some((key, process)) };
+        match session.ask(&voice.log_in("")).await {
+            Ok(_) => Ok((voice, None)),
+            Err(fault) if fault.sqlstate().is_some() => Ok((silent, Some(fault.to_string()))),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The statements that say it, each with its semicolon.
+    fn say(&self, who: &str) -> String {
+        let name = |name: &String| name.split('.').map(identifier).collect::<Vec<_>>().join(".");
+        let set = |variable| format!("SET LOCAL {} = {}; ", name(variable), literal(who));
+        let login = self.login.is_some().then(|| self.log_in(who) + "; ");
+        self.variables.iter().map(set).chain(login).collect()
+    }
+
+    /// A call with a token that is the first each time: what it leaves is rolled back.
+    fn log_in(&self, who: &str) -> String {
+        let Some((key, process)) = self.login else { return String::new() };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut token = Vec::new();
+        key.sign(Login { identity: who.as_bytes(), is_first: true, now, process, sequence: 1 }, &mut token);
+        format!("SELECT ident.login({})", literal(&String::from_utf8_lossy(&token)))
+    }
+}
 
 /// What came of one expression.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,7 +144,7 @@ struct Opening {
 pub(super) async fn judge(
     session: &mut Session,
     chart: &Chart,
-    variables: &[String],
+    voice: &Voice<'_>,
 ) -> Result<Vec<Verdict>, Fault> {
     let mut verdicts = Vec::new();
     for (index, policy) in chart.policies.iter().enumerate() {
@@ -103,12 +154,11 @@ pub(super) async fn judge(
     let mut openings = Vec::new();
     let is_unset = chart.preset.is_empty();
     for nobody in [Nobody::Unset, Nobody::Empty].into_iter().filter(|it| is_unset || *it == Nobody::Empty) {
-        openings.extend(as_nobody(session, chart, variables, nobody, &mut verdicts).await?);
+        openings.extend(as_nobody(session, chart, voice, nobody, &mut verdicts).await?);
     }
     for Opening { verdict, row, nobody } in openings {
         let Some(verdict) = verdicts.get_mut(verdict) else { continue };
-        if verdict.opens != Some(Nobody::Empty)
-            && !is_strangers(session, chart, verdict, &row, variables).await?
+        if verdict.opens != Some(Nobody::Empty) && !is_strangers(session, chart, verdict, &row, voice).await?
         {
             verdict.opens = Some(nobody);
         }
@@ -120,12 +170,12 @@ pub(super) async fn judge(
 async fn as_nobody(
     session: &mut Session,
     chart: &Chart,
-    variables: &[String],
+    voice: &Voice<'_>,
     nobody: Nobody,
     verdicts: &mut [Verdict],
 ) -> Result<Vec<Opening>, Fault> {
     let setting = match nobody {
-        Nobody::Empty => set(variables, ""),
+        Nobody::Empty => voice.say(""),
         Nobody::Unset => String::new(),
     };
     let mut openings = Vec::new();
@@ -149,11 +199,11 @@ async fn is_strangers(
     chart: &Chart,
     verdict: &Verdict,
     row: &str,
-    variables: &[String],
+    voice: &Voice<'_>,
 ) -> Result<bool, Fault> {
     let Some(policy) = chart.policies.get(verdict.policy) else { return Ok(false) };
     for stranger in STRANGERS {
-        let setting = set(variables, stranger);
+        let setting = voice.say(stranger);
         if evaluate(session, policy.expression(verdict.clause), row, &setting).await? == Answer::True {
             return Ok(true);
         }
@@ -170,8 +220,9 @@ async fn evaluate(
     let sql = format!("{setting}SELECT ({expression}) IS TRUE FROM {row}");
     match session.ask(&sql).await {
         Ok(rows) => {
-            let first = rows.first().and_then(|row| row.first().cloned()).flatten();
-            Ok(if first.as_deref() == Some("t") { Answer::True } else { Answer::Untrue })
+            // A login before it has a row of its own.
+            let last = rows.last().and_then(|row| row.first().cloned()).flatten();
+            Ok(if last.as_deref() == Some("t") { Answer::True } else { Answer::Untrue })
         }
         Err(fault) => match fault.sqlstate() {
             Some(sqlstate) if is_of_the_value(sqlstate) => Ok(Answer::Refuses),
@@ -184,11 +235,6 @@ async fn evaluate(
 /// Whether an error says that a value is no identity: data exceptions, an unknown setting, RAISE, no authorization.
 fn is_of_the_value(sqlstate: &str) -> bool {
     sqlstate.starts_with("22") || sqlstate.starts_with("28") || sqlstate == "42704" || sqlstate == "P0001"
-}
-
-fn set(variables: &[String], value: &str) -> String {
-    let name = |name: &String| name.split('.').map(identifier).collect::<Vec<_>>().join(".");
-    variables.iter().map(|variable| format!("SET LOCAL {} = {}; ", name(variable), literal(value))).collect()
 }
 
 /// Rows of a table's type under its name, as items of FROM: one of NULLs, one of values.

@@ -9,14 +9,14 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::app::StartError;
-use crate::auth::userlist;
+use crate::auth::{LoginKey, userlist};
 use crate::check::Logins;
 use crate::config::Config;
 use crate::doctor::ask::{Fault, Session, literal};
 use crate::doctor::chart::Chart;
 use crate::doctor::diagnosis;
 use crate::doctor::finding::{Database, Report, Severity};
-use crate::doctor::judge::judge;
+use crate::doctor::judge::{Voice, judge};
 use crate::pool::{ConnectError, Recipe, Server};
 use crate::proxy::DatabaseEntry;
 use crate::session::{Form, IdentitySettings};
@@ -119,7 +119,9 @@ async fn one(
         return Err(Trouble::TooOld(version.get(1).cloned().unwrap_or_default()));
     }
     let chart = Chart::read(&mut session, &blamed, &variables).await.map_err(Trouble::Asking)?;
-    let verdicts = judge(&mut session, &chart, &variables).await.map_err(Trouble::Asking)?;
+    let (voice, silence) =
+        Voice::find(&mut session, &variables, key(entry)).await.map_err(Trouble::Asking)?;
+    let verdicts = judge(&mut session, &chart, &voice).await.map_err(Trouble::Asking)?;
     let mut notes: Vec<_> = verdicts
         .iter()
         .filter(|verdict| verdict.opens.is_none())
@@ -129,12 +131,17 @@ async fn one(
         })
         .collect();
     notes.dedup();
+    notes.extend(silence.map(|reason| {
+        format!(
+            "policies that read app.uid() could be tried out as nobody only, ident.login refuses: {reason}"
+        )
+    }));
     if are_statements_readable(&mut session, &blamed).await.map_err(Trouble::Asking)? {
         notes.push(STATEMENTS.into());
     }
     session.close();
     let mut read = variables;
-    read.extend(uses_logins(entry).then(|| LOGIN_SETTING.to_owned()));
+    read.extend(uses_logins(entry).then(|| diagnosis::LOGIN_SETTING.to_owned()));
     let findings = diagnosis::findings(&chart, &verdicts, &read);
     Ok(Database { name: name.to_owned(), version: chart.version, findings, notes, failure: None })
 }
@@ -158,6 +165,13 @@ fn variables(entry: &DatabaseEntry) -> Vec<String> {
 fn uses_logins(entry: &DatabaseEntry) -> bool {
     let all = std::iter::once(&entry.rules.identity).chain(entry.identities.values());
     all.into_iter().any(|identity| identity.form == Form::Login)
+}
+
+/// What signs the tokens of the login tier.
+fn key(entry: &DatabaseEntry) -> Option<&LoginKey> {
+    std::iter::once(&entry.rules.identity)
+        .chain(entry.identities.values())
+        .find_map(IdentitySettings::signing)
 }
 
 fn is_exempt(entry: &DatabaseEntry, role: &str) -> bool {
@@ -228,8 +242,6 @@ async fn are_statements_readable(session: &mut Session, roles: &[&str]) -> Resul
 /// What the fallback is examined as: nearly every server has it.
 const ANY_DATABASE: &str = "postgres";
 const FALLBACK: &str = "*";
-/// Where `ident.login` keeps the identity.
-const LOGIN_SETTING: &str = "backtrace_functions";
 /// As `server_version_num`.
 const OLDEST: &str = "140000";
 /// PostgreSQL's default.

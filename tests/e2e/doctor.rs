@@ -406,6 +406,33 @@ async fn an_immutable_reader_of_the_login_tier_is_found() {
     assert_eq!(examine(builder(), &[]).await.code, 0);
 }
 
+/// Policies that read the login alone are tried out with logins: what opens for nobody is told from what is everybody's.
+#[tokio::test]
+async fn a_policy_that_opens_for_whom_nobody_logged_in_is_found() {
+    let ward = Ward::new(Postgres::shared(18).await).await;
+    ward.sql(include_str!("../../deploy/sql/identity.sql")).await;
+    let key = "a key that nobody knows but the pooler and the database";
+    let builder = || ward.builder().text("identity", "form", "login").text("identity", "login_key", key);
+    let deaf = examine(builder(), &[]).await;
+    ward.sql(&format!("select ident.add_key('{key}')")).await;
+    ward.sql("alter policy own on app.docs using (is_public or (select app.uid()) is not null and owner = (select app.uid()))").await;
+    let sound = examine(builder(), &[]).await;
+    ward.sql("alter policy own on app.docs using (is_public or (select app.uid()) is null or owner = (select app.uid()))").await;
+
+    let found = examine(builder(), &[]).await;
+
+    assert!(
+        deaf.said.contains("ident.login refuses: ERROR: identity refused: the token was signed with a key"),
+        "{}",
+        deaf.said
+    );
+    assert_eq!((sound.code, sound.kinds().as_slice()), (0, &[][..]), "{}", sound.said);
+    assert!(!sound.said.contains("ident.login refuses"), "{}", sound.said);
+    assert_eq!(found.kinds(), ["policy_opens_for_nobody"], "{}", found.said);
+    ward.mend(found.findings().next().expect("a finding")).await;
+    assert_eq!(examine(builder(), &[]).await.code, 0);
+}
+
 #[tokio::test]
 async fn the_superuser_of_initdb_is_told_to_stay_away() {
     let ward = Ward::new(Postgres::shared(17).await).await;
