@@ -76,6 +76,7 @@ pub fn meaning(
         }
         Some(Command::SelectBound(call)) => of_call(call, given, identity),
         _ if reading.hints.has(Hints::COMPUTES) && mentions(given, identity) => Meaning::Unclear,
+        _ if reading.hints.has(Hints::COMPUTES_LOCAL) && mentions(given, identity) => Meaning::Local,
         _ => Meaning::Plain,
     })
 }
@@ -241,6 +242,27 @@ mod tests {
         }
         assert_eq!(meaning_of("select set_config($1, $2, true), 1", &[V, Some("x")]), Meaning::Plain);
         assert_eq!(meaning_of("insert into audit values ($1)", &[V]), Meaning::Plain);
+    }
+
+    #[test]
+    fn a_variable_bound_for_the_transaction_is_seen_where_tokens_say_who_the_user_is() {
+        let mut identity = IdentitySettings::default();
+        identity.token.key = Some("a key".into());
+        let meaning = |text: &str, variable: Option<&str>| {
+            let reading = sql::read(text.as_bytes(), &identity);
+            meaning(&reading, &given(&[], &[variable.map(str::as_bytes), Some(b"x")]), b'B', &identity)
+                .unwrap()
+        };
+
+        for text in [
+            "select set_config($1, $2, true)",
+            "select pg_catalog.set_config($1::text, $2, TRUE), 1",
+            "select set_config(lower($1), $2, is_local => true)",
+            "select set_config(n, $2, true) from (values ($1)) v(n)",
+        ] {
+            assert_eq!(meaning(text, V), Meaning::Local, "{text}");
+            assert_eq!(meaning(text, Some("work_mem")), Meaning::Plain, "{text}");
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@ impl Hints {
     pub const CLEANS: Self = Self(2);
     /// Sets what only its parameters, or what it runs, could tell.
     pub const COMPUTES: Self = Self(256);
+    /// The same for the transaction; only where that would not be taken for the identity.
+    pub const COMPUTES_LOCAL: Self = Self(2048);
     /// Sets the identity for the session, in a text that does more than that.
     pub const IDENTITY: Self = Self(4);
     /// Sets the identity for the transaction.
@@ -197,7 +199,8 @@ pub struct Reading {
 impl Reading {
     /// Whether what it does can be told only with the parameters it is bound to.
     pub fn needs_parameters(&self) -> bool {
-        self.hints.has(Hints::COMPUTES) || self.command.as_ref().is_some_and(Command::is_bound)
+        self.hints.any(Hints::COMPUTES.with(Hints::COMPUTES_LOCAL))
+            || self.command.as_ref().is_some_and(Command::is_bound)
     }
 }
 
@@ -226,6 +229,9 @@ pub fn read(text: &[u8], identity: &IdentitySettings) -> Reading {
     }
     if reading.hints.has(Hints::COMPUTES.with(Hints::MENTIONS)) {
         reading.hints = reading.hints.with(Hints::IDENTITY);
+    }
+    if reading.hints.has(Hints::COMPUTES_LOCAL.with(Hints::MENTIONS)) {
+        reading.hints = reading.hints.with(Hints::LOCAL_IDENTITY);
     }
     reading.hints = reading.hints.without(Hints::MENTIONS);
     reading
@@ -370,7 +376,12 @@ fn set_config(tokens: &Tokens<'_>, identity: &IdentitySettings, custom: &mut Vec
         last = [before, latest, Some(token)];
     }
     if is_true(last) {
-        return if mentions { Hints::LOCAL_IDENTITY } else { Hints::default() };
+        return match name {
+            _ if mentions => Hints::LOCAL_IDENTITY,
+            Some(Token::String(_) | Token::Dollar(_)) if is_all_of_it => Hints::default(),
+            _ if identity.takes_tokens() => Hints::COMPUTES_LOCAL,
+            _ => Hints::default(),
+        };
     }
     match name {
         // Also by a named argument, or in escapes that are not read here: then it might be.
