@@ -34,7 +34,7 @@ use crate::pool::{PasswordCommand, PasswordSource, Upstream};
 use crate::proxy::{self, AuthQuerySettings, DatabaseEntry, UserEntry};
 use crate::session::{Form, IdentitySettings, TokenSettings, Variable};
 use crate::telemetry::log;
-use crate::token::{self, KeyError, KeySet, Secrecy};
+use crate::token::{self, KeySet, Secrecy};
 
 /// Makes the configuration of everything written, which holds only if no problem is added. What is not there is a
 /// problem only if the ledger `is_whole`: a file that could not be read may well have said it.
@@ -261,16 +261,16 @@ impl Resolve<'_> {
         self.check_file(section, name, "jwt_secret_file", &token.secret_file, |text| {
             token::secret(text).map(drop)
         });
-        self.check_file(section, name, "jwt_ca_file", &token.ca_file, |_| Ok(()));
+        self.check_file(section, name, "jwt_ca_file", &token.ca_file, token::check_certificates);
     }
 
-    fn check_file(
+    fn check_file<E: ToString>(
         &mut self,
         section: Section,
         name: &str,
         key: &str,
         path: &Option<PathBuf>,
-        check: impl FnOnce(&[u8]) -> Result<(), KeyError>,
+        check: impl FnOnce(&[u8]) -> Result<(), E>,
     ) {
         let Some(path) = path else { return };
         let text = (self.read_file)(path).map_err(|error| error.to_string());

@@ -64,6 +64,11 @@ impl Fetcher {
         Ok(Self { agent: config.new_agent(), url: url.to_owned() })
     }
 
+    /// Where from.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Fetches. Blocks.
     pub(super) fn fetch(&self) -> Result<Vec<u8>, ureq::Error> {
         let mut response = self.agent.get(&self.url).call()?;
@@ -74,17 +79,30 @@ impl Fetcher {
     }
 }
 
+/// Whether a file of certificates vouches for anybody.
+///
+/// # Errors
+/// Why not.
+pub fn check_certificates(pem: &[u8]) -> Result<(), &'static str> {
+    if certificates(pem).next().is_some() {
+        return Ok(());
+    }
+    Err("there is no certificate in it: expected PEM (BEGIN CERTIFICATE)")
+}
+
+fn certificates(pem: &[u8]) -> impl Iterator<Item = Certificate<'static>> {
+    parse_pem(pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    })
+}
+
 fn roots(ca_file: Option<&Path>) -> io::Result<Vec<Certificate<'static>>> {
     let Some(path) = ca_file else {
         let native = rustls_native_certs::load_native_certs().certs;
         return Ok(native.into_iter().map(|der| Certificate::from_der(&der).to_owned()).collect());
     };
-    let pem = std::fs::read(path)?;
-    let certificates = parse_pem(&pem).filter_map(|item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    Ok(certificates.collect())
+    Ok(certificates(&std::fs::read(path)?).collect())
 }
 
 #[cfg(test)]

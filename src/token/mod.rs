@@ -25,7 +25,7 @@ mod signature;
 mod source;
 mod verify;
 
-pub use fetch::check_url;
+pub use fetch::{check_certificates, check_url};
 pub use keys::{KeyError, KeySet, Secrecy};
 pub use source::secret;
 pub use verify::{Tokens, has_passed};

@@ -172,11 +172,11 @@ impl Source {
     /// Fetches; whoever calls has the turn.
     async fn fetch(self: &Arc<Self>) {
         let Kind::Url { fetcher, .. } = &self.kind else { return };
-        let fetcher = fetcher.clone();
-        let fetched = spawn_blocking(move || fetcher.fetch()).await;
+        let fetching = fetcher.clone();
+        let fetched = spawn_blocking(move || fetching.fetch()).await;
         let read = match fetched {
             Ok(Ok(text)) => KeySet::read(&text, Secrecy::Published).map_err(|error| error.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(explained(&error.to_string())),
             Err(_) => Err("the fetch was given up".to_owned()),
         };
         let mut state = self.lock();
@@ -188,7 +188,7 @@ impl Source {
                 state.replace(set);
             }
             Err(error) => {
-                tracing::error!(%error, "keys for tokens cannot be fetched; what was fetched before stays")
+                tracing::error!(url = fetcher.url(), %error, "keys for tokens cannot be fetched; what was fetched before stays")
             }
         }
     }
@@ -261,6 +261,16 @@ impl From<KeyError> for ReadError {
 fn read_file(path: &Path, is_secret: bool) -> Result<KeySet, ReadError> {
     let text = fs::read(path)?;
     Ok(if is_secret { secret(&text)? } else { KeySet::read(&text, Secrecy::Private)? })
+}
+
+/// An error of a fetch, with what may be done about it.
+fn explained(error: &str) -> String {
+    if error.contains("certificate") {
+        return format!(
+            "{error}; who vouches for the host is said by identity.jwt_ca_file, or else by the system"
+        );
+    }
+    error.to_owned()
 }
 
 /// The key that a file's secret makes: all of the file, without the end of its line.

@@ -9,8 +9,11 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::rand::SystemRandom;
 use ring::rsa::PublicKeyComponents;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::Issued;
 
 /// An RSA key that was made for the tests and guards nothing.
 const RSA: &str = include_str!("issuer_rsa.pem");
@@ -121,7 +124,7 @@ pub fn claims(user: &str, seconds: i64, rest: &str) -> String {
     format!(r#"{{"sub":"{user}","exp":{}{rest}}}"#, now().saturating_add_signed(seconds))
 }
 
-/// A key set that is published over HTTP, on the loopback.
+/// A key set that is published over HTTP or HTTPS, on the loopback.
 pub struct Published {
     pub url: String,
     text: Arc<Mutex<String>>,
@@ -131,12 +134,33 @@ pub struct Published {
 
 impl Published {
     pub async fn new(text: String) -> Self {
+        Self::over("http", text, |stream| async { Some(stream) }).await
+    }
+
+    /// By whoever this certificate is of.
+    pub async fn in_tls(text: String, issued: &Issued) -> Self {
+        let mut config = issued.server_config();
+        config.alpn_protocols.clear();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let accept = move |stream| {
+            let accepting = acceptor.accept(stream);
+            async { accepting.await.ok() }
+        };
+        Self::over("https", text, accept).await
+    }
+
+    async fn over<S, F>(scheme: &str, text: String, accept: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+        F: Future<Output = Option<S>> + Send,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/keys.json", listener.local_addr().expect("an address"));
+        let url = format!("{scheme}://{}/keys.json", listener.local_addr().expect("an address"));
         let (text, asked) = (Arc::new(Mutex::new(text)), Arc::<AtomicUsize>::default());
         let (shared, count) = (text.clone(), asked.clone());
         let task = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Some(mut stream) = accept(stream).await else { continue };
                 let mut request = Vec::new();
                 while !request.ends_with(b"\r\n\r\n") {
                     match stream.read_u8().await {
@@ -151,6 +175,7 @@ impl Published {
                     body.len()
                 );
                 let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
             }
         });
         Self { url, text, asked, task }

@@ -4,7 +4,8 @@ use super::{A, B, Stage, act, is, me};
 use crate::contract;
 use crate::harness::issuer::{Issuer, Published, claims, encoded, mac, now};
 use crate::harness::pgusher::Builder;
-use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
+use crate::harness::tls::Wanted;
+use crate::harness::{Ca, PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
 
 /// Who issues, and the file with the keys.
 struct Keys {
@@ -218,6 +219,24 @@ contract! {
                 is(&mut a, A).await;
             }
         }
+        // By whatever of it is bound, too.
+        let variable = "app.current_user_id";
+        for (sql, bound) in [
+            ("select set_config($1, $2, true)", &[Some(variable), Some(B)][..]),
+            ("select set_config($1, $2, $3)", &[Some(variable), Some(B), Some("t")]),
+            ("select set_config(lower($1), $2, true)", &[Some("APP.current_user_id"), Some(B)]),
+            ("select set_config('app.current_user_id', $1, true)", &[Some(B)]),
+        ] {
+            for (before, end) in [("select 1", "Z(I)"), ("begin", "Z(E)")] {
+                a.rows(before).await;
+                let answer = a.ask([say::extended(sql, bound), say::sync()]).await;
+                assert!(answer.ends_with(&format!("E(42501) {end}")), "{sql}: {answer}");
+                a.rows("rollback").await;
+                is(&mut a, A).await;
+            }
+        }
+        let other = [say::extended("select set_config($1, $2, true)", &[Some("work_mem"), Some("1MB")]), say::sync()];
+        assert_eq!(a.ask(other).await, "1 2 T D C(SELECT 1) Z(I)");
         assert_eq!(a.value(tenant).await, "t1");
         // A token never reaches the server: inside a transaction, or among other statements, it is refused.
         for (before, sql) in [("begin", set(&fresh)), ("begin", format!("select 1; {}", set(&fresh))), ("select 1", format!("select 1; {}", set(&fresh)))] {
@@ -292,6 +311,66 @@ async fn a_new_key_is_fetched_once_it_is_used() {
     // A token that was good is not, once its key is gone; who was let in by it stays until it expires.
     assert_eq!(crowd[0].ask([say::query(&set(&token(&old, "ed", A)))]).await, "E(28000) Z(I)");
     assert_eq!(me(&mut client).await, A);
+}
+
+/// Keys by HTTPS: from a host that the file of certificates vouches for, and from no other.
+#[tokio::test]
+async fn keys_are_fetched_over_https_from_a_host_that_proves_itself() {
+    let (issuer, directory) = (Issuer::new(), tempfile::tempdir().expect("a directory"));
+    let (ca, other) = (Ca::new("a CA"), Ca::new("another CA"));
+    let file = |ca: &Ca, name: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, ca.pem()).expect("a file");
+        path.display().to_string()
+    };
+    let (right, wrong) = (file(&ca, "right.crt"), file(&other, "wrong.crt"));
+    let issued = |wanted: Wanted, name: &str| ca.issue(wanted, directory.path(), name);
+    let named_otherwise = Wanted::named("elsewhere").dns("elsewhere.example");
+    let published = Published::in_tls(issuer.jwks(), &issued(Wanted::loopback(), "host")).await;
+    let strange = Published::in_tls(issuer.jwks(), &issued(named_otherwise, "strange")).await;
+    let postgres = Postgres::shared(17).await;
+    let give = set(&issuer.token("ed", &claims(A, 600, "")));
+    let believing = |published: &Published, ca: &str| {
+        let pgusher = Pgusher::before(&postgres).pool_size(1).identity();
+        pgusher.text("identity", "jwt_keys_url", &published.url).text("identity", "jwt_ca_file", ca)
+    };
+    let refused = [(&published, &wrong, "UnknownIssuer"), (&strange, &right, "not valid for name")];
+
+    for (published, ca, why) in refused {
+        let pgusher = believing(published, ca).start().await;
+        let mut client = pgusher.client().await;
+        assert_eq!(client.ask([say::query(&give)]).await, "E(28000) Z(I)", "{why}");
+        assert_eq!(me(&mut client).await, "");
+        assert_eq!(published.asked(), 0, "nothing is asked of a host that has not proved itself");
+        let log = pgusher.log();
+        for words in [why, published.url.as_str(), "jwt_ca_file"] {
+            assert!(log.contains(words), "{words:?} is not in {log}");
+        }
+    }
+    let pgusher = believing(&published, &right).start().await;
+    let mut client = pgusher.client().await;
+    assert_eq!(client.ask([say::query(&give)]).await, "C(SET) Z(I)");
+    assert_eq!(me(&mut client).await, A);
+    assert_eq!(published.asked(), 1);
+}
+
+/// A file in which there is no certificate would refuse every host, so it is refused itself.
+#[tokio::test]
+async fn a_file_that_vouches_for_nobody_is_refused_at_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("ca.crt");
+    std::fs::write(&path, "not a certificate").expect("a file");
+    let postgres = Postgres::shared(17).await;
+    let mut process = Pgusher::before(&postgres)
+        .identity()
+        .text("identity", "jwt_keys_url", "https://127.0.0.1:1/keys.json")
+        .text("identity", "jwt_ca_file", &path.display().to_string())
+        .launch();
+
+    assert!(!process.end().await.success());
+
+    let log = process.log();
+    assert!(log.contains("identity.jwt_ca_file") && log.contains("BEGIN CERTIFICATE"), "{log}");
 }
 
 /// Keys that cannot be fetched refuse tokens, not clients; what comes back works again.
