@@ -23,7 +23,7 @@ mod variables;
 
 use stage::{A, B, ME, Setting, Stage, act, first_column, is, me};
 
-/// Makes of one scenario a test for each major, some for each other transport (60), and for each other form of the injection.
+/// Makes of one scenario a test for each major, in the clear and in TLS, one for each other transport (60), and for each other form of the injection.
 #[macro_export]
 macro_rules! contract {
     ($( $(#[$about:meta])* async fn $name:ident($setting:ident: Setting) $scenario:block )+) => { $(
@@ -56,7 +56,13 @@ macro_rules! contract {
             #[tokio::test]
             async fn on_18() { on(18, Transport::Tcp).await }
             #[tokio::test]
+            async fn over_tls_on_14() { on(14, Transport::Tls).await }
+            #[tokio::test]
             async fn over_tls_on_15() { on(15, Transport::Tls).await }
+            #[tokio::test]
+            async fn over_tls_on_16() { on(16, Transport::Tls).await }
+            #[tokio::test]
+            async fn over_tls_on_17() { on(17, Transport::Tls).await }
             #[tokio::test]
             async fn over_tls_on_18() { on(18, Transport::Tls).await }
             #[tokio::test]
