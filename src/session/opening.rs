@@ -569,6 +569,10 @@ fn ask_md5(user: User, hash: Option<Md5Hash>, outbox: &mut BytesMut) -> Result<S
 fn login_request(message: &StartupMessage) -> Result<LoginRequest, OpeningError> {
     let user = message.user().ok_or(OpeningError::MissingUser)?;
     let mut parameters = message.options().map_or(Ok(Vec::new()), startup::parse_options)?;
+    // Settings may come to be sent in a startup packet of ours, where these names would say who logs in, and where.
+    if let Some((name, _)) = parameters.iter().find(|(name, _)| is_about_login(name)) {
+        return Err(OptionsError::NotASetting(name.clone()).into());
+    }
     parameters.extend(message.parameters().iter().filter(|(name, _)| !is_about_login(name)).cloned());
     Ok(LoginRequest {
         user: user.into(),
@@ -678,6 +682,7 @@ impl OpeningError {
     /// What the client could do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::BadOptions(OptionsError::NotASetting(_)) => None,
             Self::BadOptions(_) => Some("Only -c name=value, -cname=value and --name=value are understood."),
             Self::DirectTlsUnavailable => Some("Connect with sslnegotiation=postgres, or sslmode=disable."),
             Self::NoCertificate => Some("Connect in TLS, with sslcert and sslkey."),
@@ -861,7 +866,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused_with_postgresqls_codes() {
-        let table: [(&[(&str, &str)], &str); 4] = [
+        let table: [(&[(&str, &str)], &str); 8] = [
+            (&[("user", "ann"), ("options", "-c user=postgres")], "42704"),
+            (&[("user", "ann"), ("options", "-c jit=off --database=other")], "42704"),
+            (&[("user", "ann"), ("options", "-creplication=true")], "42704"),
+            (&[("user", "ann"), ("options", "-c options=-d1")], "42704"),
             (&[("database", "x")], "28000"),
             (&[("user", "")], "28000"),
             (&[("user", "ann"), ("options", "-d 1")], "42601"),

@@ -353,14 +353,19 @@ pub enum OptionsError {
     MissingName(Box<[u8]>),
     /// A setting without `=`, or `-c` at the very end.
     MissingValue(Box<[u8]>),
+    /// What a startup packet says by that name is no setting.
+    NotASetting(Box<[u8]>),
     /// An argument that is neither `-c` nor `--name=value`.
     UnknownSwitch(Box<[u8]>),
 }
 
 impl OptionsError {
-    /// PostgreSQL's: syntax error.
+    /// PostgreSQL's: undefined object, or syntax error.
     pub fn sqlstate(&self) -> &'static str {
-        "42601"
+        match self {
+            Self::NotASetting(_) => "42704",
+            _ => "42601",
+        }
     }
 }
 
@@ -371,6 +376,9 @@ impl fmt::Display for OptionsError {
                 write!(f, "option \"{}\" requires a name before the equals sign", Printable(argument))
             }
             Self::MissingValue(argument) => write!(f, "option \"{}\" requires a value", Printable(argument)),
+            Self::NotASetting(name) => {
+                write!(f, "unrecognized configuration parameter \"{}\"", Printable(name))
+            }
             Self::UnknownSwitch(argument) => {
                 write!(f, "invalid command-line argument for server process: {}", Printable(argument))
             }
