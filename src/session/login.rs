@@ -8,6 +8,7 @@
 //! - Frames are bounded by [`MAX_LOGIN_FRAME`], parameters by [`MAX_PARAMETERS`], SCRAM iterations by
 //!   [`MAX_ITERATIONS`](crate::auth::scram::MAX_ITERATIONS).
 //! - A server that begins SCRAM must finish it: AuthenticationOk before its signature is an error.
+//! - Nothing is remembered of what a server says before it is content with us, and has proved what it must.
 //! - What the server refuses us with is given whole ([`LoginError::Refused`]).
 //!
 //! # Refuses
@@ -163,15 +164,9 @@ impl State {
     /// The messages that have a place in this state.
     fn legal(&self) -> &'static [u8] {
         match self {
-            Self::Asked => &[
-                backend::AUTHENTICATION,
-                backend::ERROR,
-                backend::NEGOTIATE,
-                backend::NOTICE,
-                backend::PARAMETER_STATUS,
-            ],
+            Self::Asked => &[backend::AUTHENTICATION, backend::ERROR, backend::NEGOTIATE, backend::NOTICE],
             Self::Answered | Self::ScramChallenge(_) | Self::ScramSignature(_) => {
-                &[backend::AUTHENTICATION, backend::ERROR, backend::NOTICE, backend::PARAMETER_STATUS]
+                &[backend::AUTHENTICATION, backend::ERROR, backend::NOTICE]
             }
             Self::Gathering => &[
                 backend::BACKEND_KEY_DATA,
@@ -778,6 +773,23 @@ mod tests {
             write::authentication_ok(out);
         });
         assert_eq!(hears(None, &twice, &[9]), "Unexpected(82)");
+    }
+
+    #[test]
+    fn a_server_that_has_not_proved_itself_has_nothing_remembered_of_it() {
+        for asked in [
+            said(|out| write::parameter_status(out, b"a", b"b")),
+            said(|out| {
+                write::authentication_cleartext(out);
+                write::parameter_status(out, b"a", b"b");
+            }),
+            said(|out| {
+                write::authentication_sasl(out, &[b"SCRAM-SHA-256"]);
+                write::parameter_status(out, b"a", b"b");
+            }),
+        ] {
+            assert_eq!(hears(password("pencil"), &asked, &[100]), "Unexpected(83)");
+        }
     }
 
     #[test]
