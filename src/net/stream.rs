@@ -3,6 +3,7 @@
 //! # Promises
 //! - [`Stream::poll_readable`] costs no system call: it asks what the reactor already knows.
 //! - A connection that is not encrypted is no larger for the possibility.
+//! - What TLS has to say by itself is said while something is read for, not only when there is something to write.
 //!
 //! # Refuses
 //! To buffer: that is [`crate::net::Peer`]'s.
@@ -159,7 +160,14 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+            Self::Tls(stream) => {
+                let read = Pin::new(&mut **stream).poll_read(cx, buf);
+                // What has come may be answered by TLS itself: that a second handshake is refused, or another key.
+                if read.is_pending() && stream.get_ref().1.wants_write() {
+                    let _unless_full = Pin::new(&mut **stream).poll_flush(cx)?;
+                }
+                read
+            }
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }

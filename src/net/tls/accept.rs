@@ -132,7 +132,9 @@ impl fmt::Debug for Identity {
 /// Gives a session the bytes that were read before it was there.
 fn take_in(session: &mut ServerConnection, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        session.read_tls(&mut bytes)?;
+        if session.read_tls(&mut bytes)? == 0 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let processed = session.process_new_packets();
         processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     }

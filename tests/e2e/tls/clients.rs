@@ -1,8 +1,12 @@
 //! Clients in TLS, and those that are not.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use rustls::HandshakeKind;
 
 use super::{Authority, anyone, attempt, offering, outcome};
+use crate::harness::process::{spawn, tied};
 use crate::harness::raw::Address;
 use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, eventually, say};
 
@@ -134,6 +138,46 @@ async fn a_handshake_that_breaks_off_harms_nobody() {
     })
     .await;
     assert!(pgusher.log().contains("connection lost in the TLS handshake"), "{}", pgusher.log());
+}
+
+/// TLS 1.2 knows a second handshake inside the first; a server that agrees to it lets strangers spend its time
+/// (CVE-2011-1473), or put words into the mouths of others (CVE-2009-3555).
+#[tokio::test]
+async fn a_client_that_asks_for_another_handshake_is_refused_that_alone() {
+    let postgres = Postgres::shared(18).await;
+    let authority = Authority::new();
+    let pgusher = offering(&postgres, &authority, "require").start().await;
+    let target = pgusher.target().in_tls(anyone());
+    let mut bystander = Raw::login(&target).await;
+    let logged = async |words: &str, times: usize| {
+        eventually(words, PATIENCE, async || (pgusher.log().matches(words).count() == times).then_some(()))
+            .await;
+    };
+
+    let mut command = tied("openssl", "KILL");
+    command.args([
+        "s_client",
+        "-tls1_2",
+        "-starttls",
+        "postgres",
+        "-connect",
+        &pgusher.address().to_string(),
+    ]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut renegotiating = spawn(command).unwrap();
+    let mut keyboard = renegotiating.stdin.take().unwrap();
+    keyboard.write_all(&pgusher.target().startup()).unwrap();
+    logged("client connected", 2).await;
+    keyboard.write_all(b"R\n").unwrap();
+    logged("client disconnected", 1).await;
+    drop(keyboard);
+    let output = tokio::task::spawn_blocking(|| renegotiating.wait_with_output().unwrap()).await.unwrap();
+
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+    assert_eq!(bystander.value("select 'served'").await, "served");
+    assert_eq!(Raw::login(&target).await.value("select 'served'").await, "served");
+    assert!(!pgusher.log().contains("panicked"), "{}", pgusher.log());
 }
 
 #[tokio::test]
