@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::harness::pgusher::Builder;
 use crate::harness::process::{root, run_within, tied, tools};
 use crate::harness::tls::Wanted;
-use crate::harness::{Pgusher, Postgres};
+use crate::harness::{Ca, Pgusher, Postgres};
 
 /// Longest a suite may take: it storms, and streams millions of rows.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -146,6 +146,26 @@ suites! {
 
     async fn node_postgres_is_served_in_tls(postgres on on_18 18) {
         in_tls(Path::new("node"), "driver_node_pg.mjs", &postgres).await;
+    }
+
+    async fn libpq_18_is_served_in_tls_as_each_sslmode_says(postgres on on_18 18) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| directory.path().join(name).display().to_string();
+        let ca = postgres.ca().file(directory.path()).display().to_string();
+        let issued = postgres.ca().issue(Wanted::loopback(), directory.path(), "pgusher");
+        let own = postgres.ca().issue(Wanted::named("trusted"), directory.path(), "own");
+        std::fs::write(file("other.crt"), Ca::new("another CA").pem()).expect("a file");
+        let pgusher = two_servers(&postgres)
+            .tls("require", &issued)
+            .text("tls.client", "ca_file", &ca)
+            .set("listen", "rules", "[\"hostssl all trusted all cert\", \"hostssl all all all scram-sha-256\"]")
+            .sslmode("verify-full")
+            .text("tls.server", "sslrootcert", &ca)
+            .start()
+            .await;
+        let (own, key) = (own.certificate.display().to_string(), own.key.display().to_string());
+        let more = [("CA", &*ca), ("OTHER_CA", &file("other.crt")), ("CERT", &own), ("KEY", &key)];
+        suite(&tools().join("python/bin/python"), "tls_libpq.py", &postgres, &pgusher, &more).await;
     }
 
     async fn tokio_postgres_is_served_in_tls(postgres on on_18 18) {
