@@ -23,7 +23,7 @@ use pgusher::net::tls::{Connectors, ServerSettings, SslMode};
 use pgusher::pool::{Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Upstream};
 use pgusher::session::claim::Claim;
 use pgusher::session::idle::{self, Idle};
-use pgusher::session::inject::Prelude;
+use pgusher::session::inject::{Cleaning, Prelude};
 use pgusher::session::login::BindingPolicy;
 use pgusher::session::pipeline::Pipeline;
 use pgusher::session::prepared::{Interner, Statement};
@@ -124,6 +124,7 @@ fn prelude(bench: &Bench) {
                 applied: &values,
                 wanted: &values,
                 discards_sequences: false,
+                cleaning: Cleaning::None,
             };
             prelude.write(&mut outbox, &mut pipeline);
             outbox.clear();
