@@ -408,7 +408,7 @@ async fn keys_and_terms_of_tokens_change_for_connected_clients() {
     pgusher.reloaded(|it| it.text("identity", "jwt_key", "{ no key }")).await;
     let still = (says(&es).await, says(&told).await);
 
-    let (yes, no) = || -> (String, String) { ("C(SET) Z(I)".into(), "E(28000) Z(I)".into()) }();
+    let (yes, no) = (String::from("C(SET) Z(I)"), String::from("E(28000) Z(I)"));
     assert_eq!(first, (yes.clone(), no.clone()));
     assert_eq!(second, (no.clone(), yes.clone()));
     assert_eq!(third, (no.clone(), yes.clone()));
@@ -440,6 +440,32 @@ async fn the_ways_to_say_who_one_is_change_for_connected_clients() {
     assert!(notation(&refused).starts_with("E("), "{refused:?}");
     assert_ne!(unknown, "");
     assert_eq!(suffixed.value(who).await, A);
+}
+
+#[tokio::test]
+async fn timeouts_change_for_connected_clients() {
+    let postgres = Postgres::shared(18).await;
+    let mut pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
+    let (mut client, mut second) = (pgusher.client().await, pgusher.client().await);
+    let sleep = "select pg_sleep(0.3)";
+    assert_eq!(notation(&client.query(sleep).await), "T D C(SELECT 1) Z(I)");
+
+    client.rows("begin").await;
+    pgusher.reloaded(|it| it.text("pool", "acquire_timeout", "100ms")).await;
+    let not_served = notation(&second.query("select 1").await);
+    client.rows("commit").await;
+    pgusher.reloaded(|it| it.unset("pool", "acquire_timeout").text("pool", "query_timeout", "100ms")).await;
+    let cut_short = notation(&client.query(sleep).await);
+    pgusher
+        .reloaded(|it| it.unset("pool", "query_timeout").text("pool", "idle_transaction_timeout", "100ms"))
+        .await;
+    client.rows("begin").await;
+    let told = notation(&client.expect_close().await);
+
+    assert_eq!(cut_short, "T E(57014) Z(I)");
+    assert_eq!(not_served, "E(53300) Z(I)");
+    assert_eq!(told, "E(25P03)");
+    assert_eq!(second.value("select 'stays'").await, "stays");
 }
 
 #[tokio::test]
