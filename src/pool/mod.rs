@@ -39,10 +39,10 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use deadpool::managed::{PoolConfig, PoolError, QueueMode};
+use deadpool::managed::{PoolConfig, PoolError, QueueMode, Timeouts};
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
@@ -75,6 +75,9 @@ use crate::pool::pressure::Waiting;
 use crate::pool::recipe::Change;
 use crate::pool::steering::Steering;
 use crate::session::{Parameters, Values};
+
+/// Without waiting for one.
+const AT_ONCE: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
 
 type Got = Result<Granted, PoolError<ConnectError>>;
 
@@ -118,23 +121,22 @@ impl Kept {
         Ok((self.servers.get().await?, place))
     }
 
-    /// The same, for who may let it go on without waiting for it.
-    async fn get_alone(self) -> Got {
-        self.get().await
+    /// A server for who has a place; it may be let go on without waiting for it.
+    async fn fill(self, place: Place) -> Got {
+        Ok((self.servers.get().await?, place))
     }
 
-    /// One that is idle, for who is having another opened.
-    async fn get_idle(&self) -> Option<Granted> {
-        let mut is_there = false;
-        let _ = self.servers.retain(|_, _| {
-            is_there = true;
-            true
-        });
-        let place = self.places.take_now().filter(|_| is_there)?;
-        let mut get = pin!(self.servers.get());
-        match poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await {
-            Poll::Ready(Ok(object)) => Some((object, place)),
-            _ => None,
+    /// One that is idle; else the place for one that would have to be opened, if there is a place.
+    fn get_now(&self) -> Result<Granted, Option<Place>> {
+        self.fill_now(self.places.take_now().ok_or(None)?).map_err(Some)
+    }
+
+    /// One that is idle, for who has a place; it neither waits nor opens anything (see [`Maker`]).
+    fn fill_now(&self, place: Place) -> Result<Granted, Place> {
+        let get = pin!(self.servers.timeout_get(&AT_ONCE));
+        match get.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(object)) => Ok((object, place)),
+            Poll::Ready(Err(_)) | Poll::Pending => Err(place),
         }
     }
 
@@ -360,32 +362,32 @@ impl Pool {
     /// # Errors
     /// Why there is none.
     pub async fn checkout(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
-        let at_once = {
-            let mut get = pin!(self.kept.get());
-            poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await
-        };
-        if let Poll::Ready(Ok(granted)) = at_once {
-            self.pressure().wait.of(Outcome::Served).observe(Duration::ZERO);
-            return Ok(Lease::new(granted, self.clone()));
+        match self.kept.get_now() {
+            Ok(granted) => {
+                self.pressure().wait.of(Outcome::Served).observe(Duration::ZERO);
+                Ok(Lease::new(granted, self.clone()))
+            }
+            Err(place) => Box::pin(self.wait(place)).await,
         }
-        // What was asked for at once has opened nothing yet (see `Maker::create`), and is asked for again in a way that can go on
-        // without this client.
-        Box::pin(self.wait()).await
     }
 
-    /// Waits its turn, and notes what came of it.
-    async fn wait(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
+    /// Waits its turn, or for its place to be filled, and notes what came of it.
+    async fn wait(self: &Arc<Self>, place: Option<Place>) -> Result<Lease, CheckoutError> {
         let settings = self.settings();
-        let mut get: Getting = Box::pin(self.kept.clone().get_alone());
-        let got = match poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await {
-            Poll::Ready(got) => Some(got),
-            Poll::Pending => None,
-        };
+        let mut opening = place.map(|place| self.open(place));
+        let mut got = None;
+        if let Some(opening) = &mut opening {
+            // Begun before anything is counted: what is being opened makes the queue no longer.
+            got = match poll_fn(|cx| Poll::Ready(opening.as_mut().poll(cx))).await {
+                Poll::Ready(got) => Some(got),
+                Poll::Pending => None,
+            };
+        }
         let is_paused = self.manager().gate().is_shut();
         let mut waiting = self.queue(settings.max_waiting.filter(|_| !is_paused))?;
         let began = tokio::time::Instant::now();
         let _waited = self.stats.wait(began.into_std());
-        let result = self.until_served(get, got, &settings, began).await;
+        let result = self.until_served(opening, got, &settings, began).await;
         waiting.outcome = match &result {
             Ok(_) => Outcome::Served,
             Err(CheckoutError::TimedOut(_)) => Outcome::TimedOut,
@@ -414,11 +416,12 @@ impl Pool {
     /// Until there is a server: given back, opened, or of the reserve; or the deadline.
     async fn until_served(
         self: &Arc<Self>,
-        mut get: Getting,
+        mut opening: Option<Getting>,
         mut got: Option<Got>,
         settings: &Settings,
         began: tokio::time::Instant,
     ) -> Result<Lease, CheckoutError> {
+        let mut turn = pin!(self.kept.places.take());
         let mut freed = pin!(self.freed.notified());
         let mut timer = pin!(sleep_until(began + settings.acquire_timeout));
         let mut slow = pin!(self.after(settings.slow_wait));
@@ -443,14 +446,19 @@ impl Pool {
             let first_is_done = again.is_some();
             tokio::select! {
                 biased;
-                result = &mut get, if !first_is_done => got = Some(result),
-                () = &mut freed => {
+                place = &mut turn, if opening.is_none() => match place.map(|place| self.kept.fill_now(place)) {
+                    Some(Ok(granted)) => got = Some(Ok(granted)),
+                    Some(Err(place)) => opening = Some(self.open(place)),
+                    None => got = Some(Err(PoolError::Closed)),
+                },
+                Some(result) = async { Some(opening.as_mut()?.await) }, if !first_is_done => got = Some(result),
+                // Only who has a place looks up at every server that is given back: the others have their turn.
+                () = &mut freed, if opening.is_some() && !first_is_done => {
                     freed.set(self.freed.notified());
-                    if !first_is_done
-                        && self.is_opening()
-                        && let Some(granted) = self.kept.get_idle().await
+                    if self.is_opening()
+                        && let Ok(granted) = self.kept.get_now()
                     {
-                        self.let_go_on(get);
+                        opening.take().into_iter().for_each(|opening| self.let_go_on(opening));
                         return Ok(Lease::new(granted, self.clone()));
                     }
                 }
@@ -471,6 +479,11 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// A server for who has a place, opened if none is idle.
+    fn open(&self, place: Place) -> Getting {
+        Box::pin(self.kept.clone().fill(place))
     }
 
     /// Whether what is being had for a client is a connection: under a cap that is full it may be waiting for that, and then

@@ -177,7 +177,7 @@ impl ClientHandle {
 
     /// Whose task is to be woken by an order.
     pub fn is_served_by(&self, waker: &Waker) {
-        let _ = self.waker.set(waker.clone());
+        self.waker.get_or_init(|| waker.clone());
     }
 
     /// Tells it.
