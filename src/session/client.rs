@@ -258,13 +258,13 @@ impl ClientState {
 
     /// Tells it what is not as it was at login.
     pub fn tell_reset(&mut self, outbox: &mut BytesMut) {
-        let began = self.began.clone();
-        self.tell(&began, outbox);
+        let mut began = self.began.clone();
+        self.tell(&mut began, outbox);
     }
 
     /// Tells it what differs from what it was told before.
-    pub fn tell(&mut self, reported: &Parameters, outbox: &mut BytesMut) {
-        if self.told.is_same(reported) {
+    pub fn tell(&mut self, reported: &mut Parameters, outbox: &mut BytesMut) {
+        if self.told.unite(reported) {
             return;
         }
         for (name, value) in reported.iter() {

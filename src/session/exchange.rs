@@ -321,7 +321,7 @@ impl Exchange {
         }
         self.phase = Phase::Ready;
         server.guest = Some(client.id);
-        client.tell(&server.reported, told);
+        client.tell(&mut server.reported, told);
     }
 
     /// A turn without words of the client's: the prelude alone, to see whether the server takes its settings. Its startup

@@ -5,7 +5,8 @@
 //! with its first words on each server that has others.
 //!
 //! # Promises
-//! - Both are cheap to share and to compare: equal tables are usually the same allocation.
+//! - Both are cheap to share and to compare: equal tables are usually the same allocation, and those of clients and servers
+//!   that meet [come to be](Parameters::unite).
 //! - Names compare as PostgreSQL compares them, without regard to ASCII case.
 //!
 //! # Refuses
@@ -55,6 +56,22 @@ impl Table {
     fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self == other
     }
+
+    /// Of two equal tables the same one always stays, so that tables that meet in whatever order all come to share one.
+    fn unite(&mut self, other: &mut Self) -> bool {
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return true;
+        }
+        if self != other {
+            return false;
+        }
+        if Arc::as_ptr(&self.0) < Arc::as_ptr(&other.0) {
+            other.0 = self.0.clone();
+        } else {
+            self.0 = other.0.clone();
+        }
+        true
+    }
 }
 
 macro_rules! table {
@@ -82,6 +99,11 @@ macro_rules! table {
             /// Whether both hold the same, decided at once when they are the same allocation.
             pub fn is_same(&self, other: &Self) -> bool {
                 self.0.is_same(&other.0)
+            }
+
+            /// The same; and if so, both are in one allocation from now on.
+            pub fn unite(&mut self, other: &mut Self) -> bool {
+                self.0.unite(&mut other.0)
             }
 
             /// Whether there is nothing in it.
@@ -166,6 +188,22 @@ mod tests {
 
         assert!(all.is_same(&values(&[("a", "1"), ("b", "3"), ("c", "4")])));
         assert!(all.beyond(&base).is_same(&values(&[("b", "3"), ("c", "4")])));
+    }
+
+    #[test]
+    fn equal_tables_that_meet_come_to_share_one_allocation() {
+        let mut tables = [(); 4].map(|()| values(&[("a", "1")]));
+        let mut other = values(&[("a", "2")]);
+
+        for (one, another) in [(0, 1), (2, 3), (1, 3), (0, 2), (1, 2), (0, 3)] {
+            let mut met = tables[another].clone();
+            assert!(tables[one].unite(&mut met));
+            tables[another] = met;
+        }
+
+        let addresses = tables.each_ref().map(|table| Arc::as_ptr(&table.0.0));
+        assert!(addresses.iter().all(|address| *address == addresses[0]));
+        assert!(!tables[0].unite(&mut other));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Exchange {
                 self.changes_settings = false;
                 buffer::forward(inbox, run, outbox);
                 run = 0;
-                client.tell(&server.reported, outbox);
+                client.tell(&mut server.reported, outbox);
             }
             if fate == Fate::Forward {
                 run += available;
@@ -131,7 +131,7 @@ impl Exchange {
             server.tier.set_known(true);
         }
         if !self.changes_settings {
-            client.tell(&server.reported, outbox);
+            client.tell(&mut server.reported, outbox);
         }
     }
 
