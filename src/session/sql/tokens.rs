@@ -12,6 +12,18 @@
 
 use memchr::{memchr, memchr2};
 
+/// What each byte may be part of: reading a text is little else than asking this.
+const KINDS: [u8; 256] = kinds();
+
+/// Between words.
+const BLANK: u8 = 1;
+
+/// Of a word.
+const WORD: u8 = 2;
+
+/// Of a number.
+const NUMBER: u8 = 4;
+
 /// A piece of SQL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Token<'a> {
@@ -67,12 +79,9 @@ impl<'a> Tokens<'a> {
 
     fn skip_blank(&mut self) {
         loop {
-            let left = self.left();
-            let blank = left.iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == 0x0b).count();
-            self.at += blank;
+            self.at += run(self.left(), BLANK);
             match self.left() {
-                [b'-', b'-', ..] => {
-                    let left = self.left();
+                left @ [b'-', b'-', ..] => {
                     self.at += memchr2(b'\n', b'\r', left).unwrap_or(left.len());
                 }
                 [b'/', b'*', ..] => self.skip_comment(),
@@ -175,10 +184,7 @@ impl<'a> Tokens<'a> {
                 let _ = self.quoted(b'\'', false);
                 Token::Symbol(b'\'')
             }
-            _ => {
-                let len = left.iter().take_while(|byte| is_word(**byte)).count();
-                Token::Word(self.take(len))
-            }
+            _ => Token::Word(self.take(run(left, WORD))),
         }
     }
 
@@ -257,8 +263,8 @@ impl<'a> Iterator for Tokens<'a> {
             }
             b'$' => self.dollar(),
             b'0'..=b'9' => {
-                let len = self.left().iter().take_while(|byte| is_word(**byte) || **byte == b'.').count();
-                Token::Number(self.take(len))
+                let left = self.left();
+                Token::Number(self.take(run(left, NUMBER)))
             }
             byte if is_word(byte) => self.word(),
             byte => {
@@ -269,8 +275,37 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
+const fn kinds() -> [u8; 256] {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let one = byte as u8;
+        kinds[byte] = match one {
+            b'_' | b'$' | 0x80.. => WORD | NUMBER,
+            b'.' => NUMBER,
+            0x0b => BLANK,
+            _ if one.is_ascii_alphanumeric() => WORD | NUMBER,
+            _ if one.is_ascii_whitespace() => BLANK,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+}
+
+#[inline]
+fn is(byte: u8, kind: u8) -> bool {
+    KINDS[usize::from(byte)] & kind != 0
+}
+
+/// How many bytes of this kind it begins with.
+#[inline]
+fn run(text: &[u8], kind: u8) -> usize {
+    text.iter().position(|byte| !is(*byte, kind)).unwrap_or(text.len())
+}
+
 fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+    is(byte, WORD)
 }
 
 /// The content of a quoted text, its doubled quotes made single.
