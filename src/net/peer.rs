@@ -4,7 +4,7 @@
 //! - [`poll_fill`](Peer::poll_fill) and [`poll_drain`](Peer::poll_drain) may be given up at any time: what was read is in
 //!   the inbox, what was not written is in the outbox.
 //! - A read that filled its buffer makes the next one larger; one that did not makes it small again. An idle peer that has
-//!   [given up](Peer::give_up) its buffers has none until something comes.
+//!   [given up](Peer::give_up) its buffers has none until something comes, and then one of the size of what came.
 //! - A peer whose outbox is full asks, by [`has_room`](Peer::has_room), that nothing more be read for it.
 //!
 //! # Refuses
@@ -12,11 +12,12 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::net::Stream;
 use crate::wire::Buffers;
@@ -71,19 +72,37 @@ impl Peer {
 
     /// Reads once. Ready with `false` at the end of what the peer has to say.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let (room, count) = if self.ask == SMALL {
+            (SMALL, ready!(self.poll_fill_small(cx))?)
+        } else {
+            ready!(self.poll_fill_large(cx))?
+        };
+        self.ask = if count == room { (self.ask * 4).min(LARGE) } else { SMALL.max(self.ask / 4) };
+        self.received += count as u64;
+        Poll::Ready(Ok(count > 0))
+    }
+
+    /// By way of the stack: most of what comes is a few dozen bytes, and a buffer for more would be asked for and given
+    /// back with every turn.
+    fn poll_fill_small(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [const { MaybeUninit::uninit() }; SMALL];
+        let mut read = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        self.buffers.inbox.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// Into the inbox itself: how much there was room for, and how much came.
+    fn poll_fill_large(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(usize, usize)>> {
         let inbox = &mut self.buffers.inbox;
-        if inbox.capacity() == 0 {
+        if inbox.capacity() - inbox.len() < self.ask / 2 {
             // No buffer is made before there is something to put into it.
             ready!(self.stream.poll_readable(cx))?;
-        }
-        if inbox.capacity() - inbox.len() < self.ask / 2 {
             inbox.reserve(self.ask);
         }
         let room = inbox.capacity() - inbox.len();
         let count = ready!(pin!(self.stream.read_buf(inbox)).poll(cx))?;
-        self.ask = if count == room { (self.ask * 4).min(LARGE) } else { SMALL.max(self.ask / 4) };
-        self.received += count as u64;
-        Poll::Ready(Ok(count > 0))
+        Poll::Ready(Ok((room, count)))
     }
 
     /// Gives back the connection, and what has come and was not taken.

@@ -40,6 +40,10 @@ impl Buffers {
 #[inline]
 pub fn forward(inbox: &mut BytesMut, run: usize, outbox: &mut BytesMut) {
     let tail = inbox.len().saturating_sub(run);
+    if run > 0 && tail == 0 && outbox.capacity() == 0 {
+        mem::swap(inbox, outbox);
+        return;
+    }
     if run >= SWAP && outbox.is_empty() && tail <= run / 4 {
         mem::swap(inbox, outbox);
         inbox.clear();
