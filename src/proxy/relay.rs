@@ -76,13 +76,11 @@ pub(super) async fn relay(
 ) -> Result<Outcome, Ended> {
     poll_fn(|cx| {
         loop {
-            let mut moved = false;
+            // Whoever has said something will be asked again; the client, once the server has nothing to say.
+            let mut has_more = client.has_room() && fill(&mut server.peer, cx).map_err(Ended::Server)?;
             let is_heard = server.exchange.is_listening() || client.buffers.inbox.len() < HELD;
-            if is_heard && server.peer.has_room() {
-                moved |= fill(client, cx).map_err(|_| Ended::Client)?;
-            }
-            if client.has_room() {
-                moved |= fill(&mut server.peer, cx).map_err(Ended::Server)?;
+            if !has_more && is_heard && server.peer.has_room() {
+                has_more = fill(client, cx).map_err(|_| Ended::Client)?;
             }
             if state.claim.until().is_some_and(has_passed) {
                 server.exchange.end_soon();
@@ -90,12 +88,14 @@ pub(super) async fn relay(
             let (ours, theirs) = (&mut client.buffers, &mut server.peer.buffers);
             let outcome =
                 server.exchange.advance(state, ours, &mut server.state, theirs).map_err(Ended::Violation)?;
-            moved |= server.peer.poll_drain(cx).map_err(Ended::Server)?;
+            let is_blocked = !client.has_room() || !server.peer.has_room() || !server.exchange.is_busy();
+            let mut has_drained = server.peer.poll_drain(cx).map_err(Ended::Server)?;
             if let Some(outcome) = outcome {
                 return Poll::Ready(Ok(outcome));
             }
-            moved |= client.poll_drain(cx).map_err(|_| Ended::Client)?;
-            if !moved {
+            has_drained |= client.poll_drain(cx).map_err(|_| Ended::Client)?;
+            // What has gone makes room to read, or lets what owes nothing come to its end.
+            if !has_more && !(has_drained && is_blocked) {
                 return watch.poll(cx, &server.exchange, handle, &server.cancel.life).map(Err);
             }
         }
