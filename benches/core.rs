@@ -341,7 +341,7 @@ fn checkout(bench: &Bench) {
             &answer,
         );
         conversation.ours.outbox.clear();
-        lease.release(clean);
+        lease.release(clean, Instant::now());
     });
 }
 

@@ -102,13 +102,12 @@ impl Lease {
             && said.clone().all(|name| made_for.iter().any(|it| it.eq_ignore_ascii_case(name)))
     }
 
-    /// Gives the server back. A witness for another server is no witness: then it is closed.
-    pub fn release(mut self, clean: Clean) {
+    /// Gives the server back `now`. A witness for another server is no witness: then it is closed.
+    pub fn release(mut self, clean: Clean, now: Instant) {
         let Some((mut object, place)) = self.end() else { return };
         if clean.server() != object.id() {
             return destroy((object, place), &self.pool, Closing::Unclean);
         }
-        let now = Instant::now();
         object.uses += 1;
         object.idle_since = now;
         object.cancel.life.rest(now, object.state.statements.len());

@@ -10,6 +10,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use tokio::time::timeout;
 
@@ -62,7 +63,7 @@ pub(super) async fn checkout(
         if is_late || handle.was_cancelled() {
             handle.has_nothing();
             if let Some(Outcome::Settled(clean)) = answer {
-                lease.release(clean);
+                lease.release(clean, Instant::now());
             }
             return Err(NoLease::Cancelled);
         }

@@ -355,12 +355,13 @@ impl Client {
     async fn talk(&mut self, mut lease: Lease) -> Result<Spoken, Ended> {
         let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
         let server = &mut *lease;
-        server.cancel.life.lend(self.record.id, Instant::now());
+        let began = Instant::now();
+        server.cancel.life.lend(self.record.id, began);
         let (answered, swept, pinned) = (server.exchange.answered(), server.exchange.sweeps(), state.pins);
         let (told, outbox) = (&mut peer.buffers.outbox, &mut server.peer.buffers.outbox);
         tell_time(state, &mut server.state);
         server.exchange.begin(state, told, &mut server.state, outbox);
-        let mut watch = Watch::new(&state.rules);
+        let mut watch = Watch::new(&state.rules, began.into());
         let result = loop {
             let result = relay(peer, state, server, &entry.handle, &mut watch).await;
             if matches!(result, Err(relay::Ended::Late(Lateness::Query)))
@@ -373,6 +374,8 @@ impl Client {
             }
             break result;
         };
+        let now = Instant::now();
+        let (whole, thought) = watch.times(now.into());
         let queries = server.exchange.answered().saturating_sub(answered);
         let pressure = member.pool().pressure();
         pressure.cleans.add(server.exchange.sweeps().saturating_sub(swept));
@@ -387,10 +390,10 @@ impl Client {
             });
         }
         lease.count_traffic();
-        self.count(queries, watch.times());
+        self.count(queries, (whole, thought));
         match result {
-            Ok(outcome) => self.conclude(outcome, lease, watch.times().0).await,
-            Err(ended) => self.interrupted(ended, lease).await,
+            Ok(outcome) => self.conclude(outcome, lease, whole, now),
+            Err(ended) => self.interrupted(ended, lease),
         }
     }
 
@@ -422,11 +425,13 @@ impl Client {
         });
     }
 
-    async fn conclude(
+    /// What came of the turn `now`, after so long.
+    fn conclude(
         &mut self,
         outcome: Outcome,
         mut lease: Lease,
         took: Duration,
+        now: Instant,
     ) -> Result<Spoken, Ended> {
         note_slipped(self.record.id, &mut lease);
         match outcome {
@@ -435,16 +440,16 @@ impl Client {
                 return Err(Ended::ClientLeft);
             }
             Outcome::Held => {
-                lease.cancel.life.pin(self.record.guest.state.pins, Instant::now());
+                lease.cancel.life.pin(self.record.guest.state.pins, now);
                 self.hold(lease);
             }
             Outcome::Lost(loss) => return self.lost(loss, lease),
-            Outcome::Settled(clean) => self.give_back(lease, clean),
+            Outcome::Settled(clean) => self.give_back(lease, clean, now),
             Outcome::Unwound(sqlstate, clean) => {
                 // Read before the server is anyone's again: a cancel after this is not for this turn.
                 let was_cancelled = self.was_cancelled();
                 match clean {
-                    Some(clean) => self.give_back(lease, clean),
+                    Some(clean) => self.give_back(lease, clean, now),
                     None => self.hold(lease),
                 }
                 if was_cancelled {
@@ -464,9 +469,9 @@ impl Client {
         self.held = Some(lease);
     }
 
-    fn give_back(&self, lease: Lease, clean: Clean) {
+    fn give_back(&self, lease: Lease, clean: Clean, now: Instant) {
         self.record.guest.entry.handle.has_nothing();
-        lease.release(clean);
+        lease.release(clean, now);
     }
 
     fn note_slow(&self, took: Duration) {
@@ -500,7 +505,7 @@ impl Client {
     }
 
     /// The relay stopped without an outcome.
-    async fn interrupted(&mut self, ended: relay::Ended, lease: Lease) -> Result<Spoken, Ended> {
+    fn interrupted(&mut self, ended: relay::Ended, lease: Lease) -> Result<Spoken, Ended> {
         match ended {
             relay::Ended::Client => {
                 self.abandon(lease);
@@ -650,7 +655,7 @@ async fn recover(client: ClientId, mut lease: Lease, mut state: ClientState, aim
     note_slipped(client, &mut lease);
     lease.pool().pressure().cleans.add(lease.exchange.sweeps().saturating_sub(swept));
     match result {
-        Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, Some(clean)))) => lease.release(clean),
+        Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, Some(clean)))) => lease.release(clean, Instant::now()),
         result => {
             tracing::info!(server = %lease.id(), ?result, exchange = ?lease.exchange, "abandoned server closed")
         }

@@ -11,7 +11,7 @@
 //! To serve: what comes out is a [`Guest`], ready to speak.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 use tokio::time::timeout;
@@ -658,12 +658,12 @@ async fn try_settings(
             Ok(Ok(Outcome::Settled(clean))) => {
                 pool.accept(asked, state.startup.clone());
                 state.welcome(server.state.reported.clone());
-                lease.release(clean);
+                lease.release(clean, Instant::now());
                 return Ok(());
             }
             Ok(Ok(Outcome::Unwound(_, Some(clean)))) => {
                 let words = server.exchange.take_failure();
-                lease.release(clean);
+                lease.release(clean, Instant::now());
                 return Err(Some(Denied::Settings(words)));
             }
             _ if failures < TRIES => failures += 1,

@@ -165,12 +165,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Deadlines for a turn that begins now.
-    pub(super) fn new(rules: &Rules) -> Self {
+    /// Deadlines for a turn that begins `now`.
+    pub(super) fn new(rules: &Rules, now: Instant) -> Self {
         let (query, transaction, idle) =
             (rules.query_timeout, rules.transaction_timeout, rules.idle_transaction_timeout);
         let is_armed = query.is_some() || transaction.is_some() || idle.is_some();
-        let now = Instant::now();
         let timer = is_armed.then(|| Box::pin(sleep_until(now)));
         let (step, thought) = ((Step::Client, now), Duration::ZERO);
         Self { query, transaction, idle, began: now, step, granted: None, thinking: None, thought, timer }
@@ -183,10 +182,10 @@ impl Watch {
         is_first
     }
 
-    /// How long the turn has taken, and how much of it the client has thought.
-    pub(super) fn times(&self) -> (Duration, Duration) {
-        let thinking = self.thinking.map_or(Duration::ZERO, |since| since.elapsed());
-        (self.began.elapsed(), self.thought + thinking)
+    /// How long the turn has taken until `now`, and how much of it the client has thought.
+    pub(super) fn times(&self, now: Instant) -> (Duration, Duration) {
+        let until_now = |since: Instant| now.saturating_duration_since(since);
+        (until_now(self.began), self.thought + self.thinking.map_or(Duration::ZERO, until_now))
     }
 
     fn note(&mut self, exchange: &Exchange, life: &Life) {
