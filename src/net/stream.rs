@@ -1,7 +1,7 @@
 //! One type for every kind of connection, polled.
 //!
 //! # Promises
-//! - [`Stream::poll_readable`] costs no system call: it asks what the reactor already knows.
+//! - [`Stream::poll_readable`] and [`Stream::has_news`] cost no system call: they ask what the reactor already knows.
 //! - A connection that is not encrypted is no larger for the possibility.
 //! - What TLS has to say by itself is said while something is read for, not only when there is something to write.
 //!
@@ -134,6 +134,19 @@ impl Stream {
         let mut first = [0; 1];
         let (count, _) = recv(descriptor, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
         Ok((count > 0).then_some(first[0]))
+    }
+
+    /// Whether there may be something to read, by what the reactor has seen by now; nobody is woken when there is.
+    pub fn has_news(&self) -> bool {
+        let seen = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())),
+            Self::Tls(stream) => match stream.get_ref() {
+                (tcp, session) if session.wants_read() => tcp.try_io(Interest::READABLE, || Ok(())),
+                _ => Ok(()),
+            },
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())),
+        };
+        seen.is_ok()
     }
 
     /// Whether there may be something to read, by what the reactor has seen.

@@ -177,7 +177,7 @@ impl Server {
     /// Whether it has closed, or said that it will: without a system call if nothing has come, and without reading.
     pub fn has_gone(&self) -> bool {
         let stream = self.peer.stream();
-        if stream.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending() {
+        if !stream.has_news() {
             return false;
         }
         match stream.peek() {
@@ -189,7 +189,7 @@ impl Server {
     /// Looks at what has come while it was idle, without a system call if nothing has.
     pub fn look(&mut self) -> Vitality {
         let mut cx = Context::from_waker(Waker::noop());
-        loop {
+        while self.peer.stream().has_news() {
             match self.peer.poll_fill(&mut cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(true)) => {}
