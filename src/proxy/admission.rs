@@ -47,6 +47,9 @@ impl Admission {
 /// What a client says it is.
 pub(super) struct Applicant<'a> {
     pub(super) user: &'a User,
+    /// The name as it was said: there may be an identity behind the user's. All that is answered is about this one, or the
+    /// answer would tell whether there is a user of the whole name.
+    pub(super) called: &'a User,
     pub(super) database: &'a Database,
     pub(super) replication: Replication,
     /// The names its certificate gives it, if it has one.
@@ -81,7 +84,7 @@ pub(super) fn demanded(
         Demand::Prove(method) => Ok(Admission::Prove(*method)),
         Demand::Reject => Err(OpeningError::Rejected(visitor(peer, applicant))),
         Demand::Peer(map) if permits(map, &system_names(peer)) => Ok(Admission::Known),
-        Demand::Peer(_) => Err(OpeningError::PeerFailed(applicant.user.clone())),
+        Demand::Peer(_) => Err(OpeningError::PeerFailed(applicant.called.clone())),
         Demand::Cert(map) => match (applicant.certificate, map) {
             (None, _) => Err(OpeningError::NoCertificate),
             (Some(names), Some(_)) if permits(map, names) => Ok(Admission::Certified),
@@ -89,7 +92,7 @@ pub(super) fn demanded(
             (Some(names), None) if settings.certificates.admit(names, applicant.user.as_bytes()) => {
                 Ok(Admission::Certified)
             }
-            (Some(_), _) => Err(OpeningError::WrongCertificate(applicant.user.clone())),
+            (Some(_), _) => Err(OpeningError::WrongCertificate(applicant.called.clone())),
         },
     }
 }
@@ -117,7 +120,7 @@ fn visitor(peer: &Peer, applicant: &Applicant<'_>) -> Box<Visitor> {
     };
     Box::new(Visitor {
         host: host.into(),
-        user: applicant.user.clone(),
+        user: applicant.called.clone(),
         database: (applicant.replication != Replication::Physical).then(|| applicant.database.clone()),
         is_encrypted: peer.stream().is_encrypted(),
     })

@@ -95,8 +95,8 @@ struct Proven {
     credential: Option<Credential>,
     suffix: Option<Vec<u8>>,
     certificate: Option<Certificate>,
-    /// Whether there is such a user.
-    is_known: bool,
+    /// What the user must know; `None`: there is no such user.
+    verifier: Option<Verifier>,
     /// What the token proved that it gave for a password.
     grant: Option<Grant>,
 }
@@ -169,15 +169,17 @@ async fn open(proxy: &Proxy, edition: &Edition, mut peer: Peer) -> Opened {
     let acceptor = edition.tls.as_deref().filter(|_| matches!(peer.stream(), Stream::Tcp(_)));
     let tls = acceptor.map_or(Tls::Unavailable, |_| Tls::Available);
     let mut opening = Opening::new(opening::Settings { salts: proxy.salts.clone(), tls });
-    let mut certificate = None;
+    let mut door = Door { proxy, edition, certificate: None };
     loop {
-        match log_in(proxy, edition, &mut peer, &mut opening, certificate.as_ref()).await {
-            Ok(Some(proven)) => return Opened::Proven(peer, Proven { certificate, ..proven }),
+        match door.log_in(&mut peer, &mut opening).await {
+            Ok(Some(proven)) => {
+                return Opened::Proven(peer, Proven { certificate: door.certificate, ..proven });
+            }
             Ok(None) => {}
             Err(arrival) => return Opened::Turned(Some(peer), arrival),
         }
         match encrypt(acceptor, peer, &mut opening, &proxy.counts.handshakes).await {
-            Ok(encrypted) => (peer, certificate) = encrypted,
+            Ok(encrypted) => (peer, door.certificate) = encrypted,
             Err(arrival) => return Opened::Turned(None, arrival),
         }
     }
@@ -202,119 +204,128 @@ async fn encrypt(
     Ok((Peer::new(accepted.stream), accepted.certificate))
 }
 
-/// From where the opening is to the proof; `None` if a handshake comes first.
-async fn log_in(
-    proxy: &Proxy,
-    edition: &Edition,
-    peer: &mut Peer,
-    opening: &mut Opening,
-    certificate: Option<&Certificate>,
-) -> Result<Option<Proven>, Arrival> {
-    let mut proven: Option<(Proven, Option<Verifier>)> = None;
-    loop {
-        let buffers = &mut peer.buffers;
-        let step = opening.on_input(&mut buffers.inbox, &mut buffers.outbox);
-        let step = match step {
-            Ok(step) => step,
-            Err(error) => return Err(fail(edition, peer, proven.as_ref(), &error).await),
-        };
-        match step {
-            Step::Cancel(key) => return Err(Arrival::Cancel(key, None)),
-            Step::Encryption(_) => {
-                let buffers = &mut peer.buffers;
-                let agreed = opening.accept_encryption(&buffers.inbox, &mut buffers.outbox);
-                agreed.map_err(|error| refuse(peer, &error))?;
-                peer.drain().await.map_err(|_| Arrival::Lost(Login::ClientGone))?;
-                return Ok(None);
-            }
-            Step::LookUp(request) => {
-                check_encryption(edition, peer, &request).map_err(|error| refuse(peer, &error))?;
-                let mut found = resolve(edition, request).await;
-                let admission = admitted(edition, peer, certificate, &found.request);
-                let admission = admission.map_err(|error| refuse(peer, &error))?;
-                let method = admission.method();
-                let verifier = look_up(edition, method, &found).await;
-                found.is_known = verifier.is_some();
-                if edition.verifiers.has_news() {
-                    proxy.prepare_listed();
+/// Where a client proves itself.
+struct Door<'a> {
+    proxy: &'a Proxy,
+    edition: &'a Edition,
+    /// What it has shown in the handshake.
+    certificate: Option<Certificate>,
+}
+
+impl Door<'_> {
+    /// From where the opening is to the proof; `None` if a handshake comes first.
+    async fn log_in(&self, peer: &mut Peer, opening: &mut Opening) -> Result<Option<Proven>, Arrival> {
+        let gone = || Arrival::Lost(Login::ClientGone);
+        let mut found: Option<Proven> = None;
+        loop {
+            let buffers = &mut peer.buffers;
+            let step = match opening.on_input(&mut buffers.inbox, &mut buffers.outbox) {
+                Ok(step) => step,
+                Err(error) => return Err(self.fail(peer, found.as_ref(), &error).await),
+            };
+            match step {
+                Step::Cancel(key) => return Err(Arrival::Cancel(key, None)),
+                Step::Encryption(_) => {
+                    let agreed = opening.accept_encryption(&buffers.inbox, &mut buffers.outbox);
+                    agreed.map_err(|error| refuse(peer, &error))?;
+                    peer.drain().await.map_err(|_| gone())?;
+                    return Ok(None);
                 }
-                prepare(proxy, method, &found.request.user, verifier.as_ref()).await;
-                let standing = standing(edition, peer, certificate, &found.request.user);
-                let outbox = &mut peer.buffers.outbox;
-                let answered = match (method, standing) {
-                    _ if admission == Admission::Certified => opening.on_certificate(true),
-                    (_, Standing::Stranger) => opening.on_certificate(false),
-                    (Method::Cert, Standing::Named) => opening.on_certificate(true),
-                    _ if takes_token(&found) => opening.ask_token(outbox),
-                    (method, _) => opening.on_verifier(method, verifier.clone(), outbox),
-                };
-                answered.map_err(|error| refuse(peer, &error))?;
-                proven = Some((found, verifier));
-            }
-            Step::NeedsKeys { password, salt, iterations } => {
-                let keys = proxy.pools.hashing().keys(&password, &salt, iterations).await;
-                let keys = keys.ok_or(Arrival::Lost(Login::ClientGone))?;
-                if let Err(error) = opening.with_keys(&keys) {
-                    return Err(fail(edition, peer, proven.as_ref(), &error).await);
+                Step::LookUp(request) => found = Some(self.ask(peer, opening, request).await?),
+                Step::NeedMore => {
+                    peer.drain().await.map_err(|_| gone())?;
+                    if !peer.fill().await.map_err(|_| gone())? {
+                        return Err(gone());
+                    }
                 }
-            }
-            Step::NeedMore => {
-                peer.drain().await.map_err(|_| Arrival::Lost(Login::ClientGone))?;
-                if !peer.fill().await.map_err(|_| Arrival::Lost(Login::ClientGone))? {
-                    return Err(Arrival::Lost(Login::ClientGone));
+                Step::NeedsKeys { password, salt, iterations } => {
+                    let keys = self.proxy.pools.hashing().keys(&password, &salt, iterations).await;
+                    if let Err(error) = opening.with_keys(&keys.ok_or_else(gone)?) {
+                        return Err(self.fail(peer, found.as_ref(), &error).await);
+                    }
                 }
-            }
-            Step::Token(token) => {
-                let verdict = verdict(proven.as_ref().map(|(found, _)| found), &token).await;
-                let answered = opening.on_token(verdict.is_ok());
-                if let (Some((found, _)), Ok(grant)) = (&mut proven, verdict) {
-                    found.grant = Some(grant);
+                Step::Proven(proof) => {
+                    let mut found = found.ok_or_else(gone)?;
+                    found.credential = credential(&proof, found.verifier.take());
+                    return Ok(Some(found));
                 }
-                answered.map_err(|error| refuse(peer, &error))?;
-            }
-            Step::Proven(proof) => {
-                let Some((mut found, verifier)) = proven else {
-                    return Err(Arrival::Lost(Login::ClientGone));
-                };
-                found.credential = credential(&proof, verifier);
-                return Ok(Some(found));
+                Step::Token(token) => {
+                    let found = found.as_mut().ok_or_else(gone)?;
+                    found.grant = verdict(found, &token).await.ok();
+                    opening.on_token(found.grant.is_some()).map_err(|error| refuse(peer, &error))?;
+                }
             }
         }
     }
-}
 
-/// How a client has to prove itself, by what the rules say of it.
-fn admitted(
-    edition: &Edition,
-    peer: &Peer,
-    certificate: Option<&Certificate>,
-    request: &LoginRequest,
-) -> Result<Admission, OpeningError> {
-    let LoginRequest { user, database, replication, .. } = request;
-    let user_from = edition.settings.certificates.user_from;
-    let certificate = certificate.map(|certificate| certificate.names(user_from));
-    let applicant =
-        Applicant { user, database, replication: *replication, certificate: certificate.as_deref() };
-    demanded(&edition.settings, peer, &applicant)
-}
-
-/// Refuses; and if it is for a wrong password, what is known of the user may not be true any more.
-async fn fail(
-    edition: &Edition,
-    peer: &mut Peer,
-    proven: Option<&(Proven, Option<Verifier>)>,
-    error: &OpeningError,
-) -> Arrival {
-    if let (OpeningError::WrongPassword(user), Some((found, _))) = (error, proven) {
-        edition.verifiers.doubt(&found.request.database, user).await;
+    /// Finds out who wants in, and asks for the proof that is due.
+    async fn ask(
+        &self,
+        peer: &mut Peer,
+        opening: &mut Opening,
+        request: LoginRequest,
+    ) -> Result<Proven, Arrival> {
+        let edition = self.edition;
+        check_encryption(edition, peer, &request).map_err(|error| refuse(peer, &error))?;
+        let called = request.user.clone();
+        let mut found = resolve(edition, request).await;
+        let admission = self.admitted(peer, &called, &found.request).map_err(|error| refuse(peer, &error))?;
+        found.verifier = look_up(edition, admission.method(), &found).await;
+        if edition.verifiers.has_news() {
+            self.proxy.prepare_listed();
+        }
+        prepare(self.proxy, admission.method(), &found).await;
+        self.demand(peer, opening, admission, &found).map_err(|error| refuse(peer, &error))?;
+        Ok(found)
     }
-    refuse(peer, error)
+
+    /// How a client has to prove itself, by what the rules say of it.
+    fn admitted(
+        &self,
+        peer: &Peer,
+        called: &User,
+        request: &LoginRequest,
+    ) -> Result<Admission, OpeningError> {
+        let LoginRequest { user, database, replication, .. } = request;
+        let settings = &self.edition.settings;
+        let names = self.certificate.as_ref().map(|it| it.names(settings.certificates.user_from));
+        let (replication, certificate) = (*replication, names.as_deref());
+        demanded(settings, peer, &Applicant { user, called, database, replication, certificate })
+    }
+
+    /// Asks for the proof: the certificate that was shown, a token, or what the method says. A token says who the user is, which
+    /// no rule about connections does: it is asked for where a rule says `trust` or `peer` too.
+    fn demand(
+        &self,
+        peer: &mut Peer,
+        opening: &mut Opening,
+        admission: Admission,
+        found: &Proven,
+    ) -> Result<(), OpeningError> {
+        let standing = standing(self.edition, peer, self.certificate.as_ref(), &found.request.user);
+        let outbox = &mut peer.buffers.outbox;
+        match (admission.method(), standing) {
+            _ if admission == Admission::Certified => opening.on_certificate(true),
+            (_, Standing::Stranger) => opening.on_certificate(false),
+            (Method::Cert, Standing::Named) => opening.on_certificate(true),
+            _ if takes_token(found) => opening.ask_token(outbox),
+            (method, _) => opening.on_verifier(method, found.verifier.clone(), outbox),
+        }
+    }
+
+    /// Refuses; and if it is for a wrong password, what is known of the user may not be true any more.
+    async fn fail(&self, peer: &mut Peer, found: Option<&Proven>, error: &OpeningError) -> Arrival {
+        if let (OpeningError::WrongPassword(_), Some(Proven { request, .. })) = (error, found) {
+            self.edition.verifiers.doubt(&request.database, &request.user).await;
+        }
+        refuse(peer, error)
+    }
 }
 
 /// Has the SCRAM verifier of a plaintext secret made, if that is what the client will be checked against.
-async fn prepare(proxy: &Proxy, method: Method, user: &User, verifier: Option<&Verifier>) {
-    let (Method::ScramSha256, Some(Verifier::Plaintext(plain))) = (method, verifier) else { return };
-    crate::proxy::prepare(user.as_bytes(), plain, &proxy.salts, proxy.pools.hashing()).await;
+async fn prepare(proxy: &Proxy, method: Method, found: &Proven) {
+    let (Method::ScramSha256, Some(Verifier::Plaintext(plain))) = (method, &found.verifier) else { return };
+    crate::proxy::prepare(found.request.user.as_bytes(), plain, &proxy.salts, proxy.pools.hashing()).await;
 }
 
 /// What a client's certificate says of the user it wants to be.
@@ -355,14 +366,14 @@ fn check_encryption(edition: &Edition, peer: &Peer, request: &LoginRequest) -> R
     Err(OpeningError::NoEncryption { host: host.into(), user, database })
 }
 
-/// Whether this client proves itself with a token: a user who is known, where that is configured.
+/// Whether this client proves itself with a token, where that is configured.
 fn takes_token(found: &Proven) -> bool {
     found.seat.as_ref().is_some_and(|seat| seat.tokens.is_some() && seat.rules.identity.token.from_password)
 }
 
 /// What a token proves that was given for a password.
-async fn verdict(found: Option<&Proven>, token: &Secret) -> Result<Grant, TokenFault> {
-    let Some(Proven { request, seat: Some(seat), is_known: true, .. }) = found else {
+async fn verdict(found: &Proven, token: &Secret) -> Result<Grant, TokenFault> {
+    let Proven { request, seat: Some(seat), verifier: Some(_), .. } = found else {
         return Err(TokenFault::UnknownKey);
     };
     let verdict = match &seat.tokens {
@@ -417,7 +428,7 @@ async fn resolve(edition: &Edition, mut request: LoginRequest) -> Proven {
         request.user = User::from(name);
         seat = edition.catalog.seat(&request.database, &request.user);
     }
-    Proven { request, seat, credential: None, suffix, certificate: None, is_known: false, grant: None }
+    Proven { request, seat, credential: None, suffix, certificate: None, verifier: None, grant: None }
 }
 
 impl Proven {
@@ -436,7 +447,8 @@ async fn look_up(edition: &Edition, method: Method, found: &Proven) -> Option<Ve
     let LoginRequest { user, database, .. } = &found.request;
     let verifier = match method {
         // Nobody is asked about who proves nothing; a listed password is what servers are told.
-        Method::Cert | Method::Trust => edition.verifiers.listed(user.as_bytes()),
+        Method::Cert => edition.verifiers.listed(user.as_bytes()),
+        Method::Trust if !takes_token(found) => edition.verifiers.listed(user.as_bytes()),
         _ => edition.verifiers.find(database, user).await,
     };
     verifier.filter(|_| found.is_expected(edition))

@@ -99,6 +99,24 @@ async fn an_identity_behind_the_name_does_not_pass_by_a_rule() {
     assert!(refusal.message().starts_with("pg_hba.conf rejects connection"), "{refusal:?}");
 }
 
+/// Whether there is a user of the whole name is not told to who is turned away.
+#[tokio::test]
+async fn who_is_turned_away_hears_the_name_as_it_was_said() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = ruled(&postgres, &["host all nobody all trust"])
+        .user("known.name", "x")
+        .identity()
+        .text("identity", "from_user_suffix", "on")
+        .start()
+        .await;
+
+    for user in ["known.name", "other.name"] {
+        let refusal = refused(&pgusher.target().user(user, "x")).await;
+
+        assert!(refusal.message().contains(&format!("user \"{user}\"")), "{}", refusal.message());
+    }
+}
+
 #[tokio::test]
 async fn replication_has_a_rule_of_its_own() {
     let postgres = Postgres::shared(18).await;

@@ -4,8 +4,9 @@ use super::{A, B, Stage, act, is, me};
 use crate::contract;
 use crate::harness::issuer::{Issuer, Published, claims, encoded, mac, now};
 use crate::harness::pgusher::Builder;
+use crate::harness::raw::Address;
 use crate::harness::tls::Wanted;
-use crate::harness::{Ca, PATIENCE, Pgusher, Postgres, Raw, eventually, notation, say};
+use crate::harness::{Ca, PATIENCE, Pgusher, Postgres, Raw, Target, eventually, notation, say};
 
 /// Who issues, and the file with the keys.
 struct Keys {
@@ -507,4 +508,57 @@ async fn a_token_may_be_the_password() {
         assert_eq!((report.severity().as_str(), report.sqlstate().as_str()), ("FATAL", "28P01"), "{user}");
     }
     assert!(!pgusher.log().contains(token.split('.').nth(2).unwrap_or_default()));
+}
+
+/// What a rule says is about the connection: a token says who the user is, and is asked for all the same.
+#[tokio::test]
+async fn a_rule_that_asks_for_no_proof_does_not_stand_in_for_a_token() {
+    let issuer = Issuer::new();
+    let postgres = Postgres::shared(17).await;
+    let me_at_the_system = rustix::process::geteuid().as_raw();
+    let directory = tempfile::tempdir().unwrap();
+    let asker = format!("asker_{}", postgres.database());
+    let ann = format!("ann_{}", postgres.database());
+    postgres
+        .sql(&format!(
+            "create role {asker} login password 'asks'; grant select on pg_catalog.pg_shadow to {asker};
+             create role {ann} login password 'unused-here'"
+        ))
+        .await;
+    let pgusher = Pgusher::before(&postgres)
+        .pool_size(1)
+        .identity()
+        .set("listen", "rules", "[\"local all all peer map=m\", \"host all all all trust\"]")
+        .set("listen", "maps", &format!("[\"m {me_at_the_system} app\", \"m {me_at_the_system} other\"]"))
+        .text("listen", "unix_socket_dir", &directory.path().display().to_string())
+        .env("PGUSHER_IDENTITY_JWT_KEY", &issuer.jwk("ed"))
+        .of_database("user", "\"app\"")
+        .of_database("password", "\"app\"")
+        .of_database("identity_jwt_from_password", "\"on\"")
+        .of_database("auth_user", &format!("{asker:?}"))
+        .of_database("auth_password", "\"asks\"")
+        .start()
+        .await;
+    let socket = Address::Unix(directory.path().join(format!(".s.PGSQL.{}", pgusher.port())));
+    let (over_tcp, local) = (pgusher.target(), Target { address: socket, ..pgusher.target() });
+    let token = issuer.token("ed", &claims(A, 600, ""));
+
+    // One who is listed, and one whom only the server knows.
+    for target in [
+        over_tcp.clone().user("app", &token),
+        local.clone().user("app", &token),
+        over_tcp.clone().user(&ann, &token),
+    ] {
+        let mut client = Raw::login(&target).await;
+        assert_eq!(me(&mut client).await, A);
+    }
+    for target in [over_tcp.clone(), local, over_tcp.clone().user("nobody_at_all", &token)] {
+        let mut stranger = Raw::reach(&target).await.unwrap();
+        let report = stranger.try_login(&target).await.unwrap_err();
+        assert_eq!(
+            (report.severity().as_str(), report.sqlstate().as_str()),
+            ("FATAL", "28P01"),
+            "{target:?}"
+        );
+    }
 }
