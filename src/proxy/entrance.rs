@@ -495,7 +495,7 @@ async fn admit(
     id: ClientId,
     proven: Proven,
 ) -> Result<Admitted, Option<Denied>> {
-    let Proven { request, seat, credential, suffix, certificate, grant, .. } = proven;
+    let Proven { mut request, seat, credential, suffix, certificate, grant, .. } = proven;
     if edition.settings.console.is_console(&request.database) {
         return visit(proxy, edition, peer, id, request).await;
     }
@@ -507,11 +507,13 @@ async fn admit(
     let permits = places(proxy, &seat)?;
     let entry = proxy.clients.enter(id, request.cancel_secret_len()).map_err(|_| None)?;
     entry.handle.introduce(about(&request, peer, Some(seat.key.clone())));
-    if request.replication != Replication::None {
-        return Ok(Admitted::Pilgrim { request, seat, credential, entry });
-    }
     let identities = startup_identities(&seat.rules, &request, suffix.as_deref(), certificate.as_ref())?;
     let grant = startup_grant(&seat, &request, grant).await?;
+    if request.replication != Replication::None {
+        // The others go to the server as they are.
+        request.parameters.retain(|(name, _)| seat.rules.identity.subject(name) != Some(Subject::Token));
+        return Ok(Admitted::Pilgrim { request, seat, credential, entry });
+    }
     let tokens = seat.tokens.clone();
     let startup = startup_values(edition, &seat.rules, &request);
     let signature = signature(&seat, peer);

@@ -562,3 +562,28 @@ async fn a_rule_that_asks_for_no_proof_does_not_stand_in_for_a_token() {
         );
     }
 }
+
+/// Nothing is injected there, and nothing of ours goes along.
+#[tokio::test]
+async fn a_token_does_not_reach_the_server_by_a_replication_connection() {
+    let issuer = Issuer::new();
+    let postgres = Postgres::shared(17).await;
+    let role = format!("role_{}", postgres.database());
+    postgres.sql(&format!("create role {role} login replication password 'replicates'")).await;
+    let pgusher = Pgusher::before(&postgres)
+        .identity()
+        .user(&role, "replicates")
+        .env("PGUSHER_IDENTITY_JWT_KEY", &issuer.jwk("ed"))
+        .start()
+        .await;
+    let target = pgusher.target().user(&role, "replicates").with("replication", "database");
+    let token = issuer.token("ed", &claims(A, 600, ""));
+
+    let mut client = Raw::login(&target.clone().with("app.jwt", &token)).await;
+    assert_eq!(client.value("select current_setting('app.jwt', true) is null").await, "t");
+    for (name, value, sqlstate) in [("app.current_user_id", B, "42501"), ("app.jwt", "forged", "28000")] {
+        let mut stranger = Raw::connect(&target.address).await;
+        let report = stranger.try_login(&target.clone().with(name, value)).await.unwrap_err();
+        assert_eq!((report.severity().as_str(), report.sqlstate().as_str()), ("FATAL", sqlstate));
+    }
+}
