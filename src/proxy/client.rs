@@ -16,7 +16,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -49,7 +49,10 @@ const TRIES: u32 = 3;
 pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here: Present) {
     let remote = stream.remote().map_or_else(|_| "gone".to_owned(), |remote| remote.to_string());
     let came = Instant::now();
-    match Box::pin(receive(&proxy, Peer::new(stream), id)).await {
+    let Some(stranger) = proxy.strangers.take_now() else { return turn_away(&proxy, stream, id, &remote) };
+    let arrival = Box::pin(receive(&proxy, Peer::new(stream), id)).await;
+    drop(stranger);
+    match arrival {
         Arrival::Cancel(key, peer) => {
             let cancelled = match proxy.clients.cancel(&key) {
                 Found::Aim(aim) => match Box::pin(deliver(aim)).await {
@@ -93,6 +96,15 @@ pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here
             Client::new(proxy, guest, id, &remote).live().await;
         }
     }
+}
+
+/// Nothing is read of whoever comes when too many are on their way in, and nobody waits for it to listen.
+fn turn_away(proxy: &Proxy, stream: Stream, id: ClientId, remote: &str) {
+    let (denied, mut peer) = (Denied::TooManyClients, Peer::new(stream));
+    denied.write("FATAL", &mut peer.buffers.outbox);
+    let _ = peer.poll_drain(&mut Context::from_waker(Waker::noop()));
+    proxy.counts.logins.count(denied.login());
+    tracing::warn!(client = %id, %remote, reason = "too many are on their way in", "login refused");
 }
 
 /// What is looked at rarely, kept apart so that an idle client is small.

@@ -88,6 +88,8 @@ pub struct Proxy {
     pub drain: Drain,
     /// Places for clients.
     pub places: Arc<Places>,
+    /// Places for those who have not been let in yet.
+    strangers: Arc<Places>,
     /// What became of those who came.
     pub counts: Counts,
     /// Numbers for clients.
@@ -118,6 +120,7 @@ impl Proxy {
     pub fn new(edition: Edition, pools: Arc<Pools>, salts: Salts) -> Self {
         Self {
             places: Places::new(Some(edition.settings.max_clients)),
+            strangers: Places::new(Some(most_strangers(edition.settings.max_clients))),
             number: AtomicU64::new(edition.number()),
             edition: RwLock::new(Arc::new(edition)),
             pools,
@@ -169,6 +172,7 @@ impl Proxy {
     /// boundary.
     pub fn publish(&self, edition: Edition) {
         self.places.resize(Some(edition.settings.max_clients));
+        self.strangers.resize(Some(most_strangers(edition.settings.max_clients)));
         let number = edition.number();
         let edition = Arc::new(edition);
         *self.edition.write().unwrap_or_else(PoisonError::into_inner) = edition.clone();
@@ -240,6 +244,14 @@ impl Proxy {
         self.clients.order_all(Order::Die);
     }
 }
+
+/// How many may be on their way in where so many may be in: a connection costs a descriptor before it is known whose it is.
+/// Cancel requests are among them, so there is always room for some.
+fn most_strangers(max_clients: usize) -> usize {
+    max_clients.max(LEAST_STRANGERS)
+}
+
+const LEAST_STRANGERS: usize = 100;
 
 /// Makes the SCRAM verifier of a plaintext secret, once.
 async fn prepare(user: &[u8], plain: &Plaintext, salts: &Salts, hashing: &Hashing) {

@@ -404,3 +404,30 @@ async fn cancel_nobody(mut probe: Raw) {
     probe.send([say::cancel(&[0; 8])]).await;
     probe.expect_close().await;
 }
+
+/// A connection costs a descriptor before it is known whose it is.
+#[tokio::test]
+async fn strangers_without_end_are_turned_away_at_once_and_clients_are_served() {
+    let postgres = Postgres::shared(18).await;
+    let pgusher = Pgusher::before(&postgres).set("listen", "max_clients", "2").pool_size(1).start().await;
+    let mut client = pgusher.client().await;
+    let address = pgusher.target().address;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(Raw::connect(&address).await);
+    }
+
+    let refusal = eventually("one more is refused", PATIENCE, async || {
+        let mut stranger = Raw::connect(&address).await;
+        stranger.try_read_within(A_WHILE).await.flatten()
+    })
+    .await;
+
+    assert_eq!((refusal.severity(), refusal.sqlstate()), ("FATAL".into(), "53300".into()));
+    assert_eq!(client.value("select 'served'").await, "served");
+    drop(silent);
+    eventually("there is room again", PATIENCE, async || {
+        Raw::connect(&address).await.try_login(&pgusher.target()).await.ok()
+    })
+    .await;
+}
