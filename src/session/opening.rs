@@ -67,6 +67,10 @@ use crate::wire::write;
 /// The longest message a client may prove itself with (`PG_MAX_AUTH_TOKEN_LENGTH`).
 pub const MAX_PASSWORD_MESSAGE: usize = 64 << 10;
 
+/// The longest message of SASL, its type byte included (`PG_MAX_SASL_MESSAGE_LENGTH` in auth-sasl.c): a stranger has no more kept
+/// of what it says than it takes.
+pub const MAX_SASL_MESSAGE: usize = 1 + 1024;
+
 /// What an opening is given to begin with.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -485,7 +489,11 @@ impl Opening {
 
     /// One message of the client's proof.
     fn on_proof(state: State, inbox: &mut BytesMut, outbox: &mut BytesMut) -> Result<Advance, OpeningError> {
-        let Some(frame) = take_frame(inbox, &[PASSWORD], MAX_PASSWORD_MESSAGE)? else {
+        let limit = match &state {
+            State::ScramFirst { .. } | State::ScramProof { .. } => MAX_SASL_MESSAGE,
+            _ => MAX_PASSWORD_MESSAGE,
+        };
+        let Some(frame) = take_frame(inbox, &[PASSWORD], limit)? else {
             return Ok(Advance::Wait(state));
         };
         let body = frame.get(HEADER..).unwrap_or_default();
@@ -1022,6 +1030,14 @@ mod tests {
                 .0
                 .ends_with("Malformed(TooLong { tag: 112, len: 65537, limit: 65536 })")
         );
+        for (header, outcome) in [
+            (b"p\0\0\x04\x00", "left 5"),
+            (b"p\0\0\x04\x01", "Malformed(TooLong { tag: 112, len: 1026, limit: 1025 })"),
+        ] {
+            let mut bytes = startup(&[("user", "ann")]);
+            bytes.extend_from_slice(header);
+            assert!(driven(Method::ScramSha256, None, &bytes, &[64]).0.ends_with(outcome), "{outcome}");
+        }
         let mut bytes = startup(&[("user", "ann")]);
         bytes.extend_from_slice(b"Q");
         assert!(driven(Method::Password, None, &bytes, &[64]).0.ends_with("Unexpected(81)"));
