@@ -4,7 +4,7 @@
 //! has proved itself, and it may fail in the middle; its own words about why must reach the client that waits.
 //!
 //! # Promises
-//! - Input is taken in any pieces; what follows ReadyForQuery stays in the inbox.
+//! - Input is taken in any pieces; what follows ReadyForQuery stays in the inbox. A server that is in a transaction is none of ours.
 //! - Frames are bounded by [`MAX_LOGIN_FRAME`], parameters by [`MAX_PARAMETERS`], SCRAM iterations by
 //!   [`MAX_ITERATIONS`](crate::auth::scram::MAX_ITERATIONS).
 //! - A server that begins SCRAM must finish it: AuthenticationOk before its signature is an error.
@@ -62,6 +62,9 @@ pub const MAX_LOGIN_FRAME: usize = 64 << 10;
 /// The most parameters a server may report during a login; PostgreSQL 18 reports fifteen.
 pub const MAX_PARAMETERS: usize = 1_000;
 
+/// The transaction status of a server that nobody has used yet.
+const IDLE: u8 = b'I';
+
 /// How to log in.
 #[derive(Clone, Debug)]
 pub struct LoginPlan {
@@ -117,8 +120,6 @@ pub struct Established {
     pub key: Option<ServerKey>,
     /// The parameters it reported, in order, each name once with its last value.
     pub parameters: Vec<Setting>,
-    /// Its first transaction status indicator, `I` unless it is no ordinary server.
-    pub status: u8,
     /// The minor version of protocol 3 that is spoken.
     pub minor: u16,
 }
@@ -260,15 +261,16 @@ impl Login {
                 Control::NegotiateProtocolVersion(negotiation) => self.on_negotiation(&negotiation)?,
                 Control::NoticeResponse(_) => {}
                 Control::ParameterStatus { name, value } => self.remember(name, value)?,
-                Control::ReadyForQuery(status) => return Ok(Progress::Established(self.establish(status))),
+                Control::ReadyForQuery(IDLE) => return Ok(Progress::Established(self.establish())),
+                Control::ReadyForQuery(_) => return Err(LoginError::Unexpected(backend::READY_FOR_QUERY)),
             }
         }
     }
 
-    fn establish(&mut self, status: u8) -> Established {
+    fn establish(&mut self) -> Established {
         self.state = State::Over;
         let (key, parameters) = (self.key.take(), mem::take(&mut self.parameters));
-        Established { key, parameters, status, minor: self.minor }
+        Established { key, parameters, minor: self.minor }
     }
 
     fn remember(&mut self, name: &[u8], value: &[u8]) -> Result<(), LoginError> {
@@ -625,7 +627,6 @@ mod tests {
         for (method, verifier) in table {
             for size in [1, 7, 1000] {
                 let (established, _) = play(method, verifier(), plan(password("pencil")), size).unwrap();
-                assert_eq!(established.status, b'I');
                 assert_eq!(established.minor, 2);
                 assert_eq!(established.key.unwrap().secret(), [1; 32]);
                 assert_eq!(established.parameters.len(), 2);
@@ -731,7 +732,7 @@ mod tests {
 
         assert_eq!(
             hears(None, &bytes, &[1]),
-            "Established(Established { key: None, parameters: [([97], [50])], status: 73, minor: 0 }), 6 left"
+            "Established(Established { key: None, parameters: [([97], [50])], minor: 0 }), 6 left"
         );
     }
 
@@ -773,6 +774,11 @@ mod tests {
             write::authentication_ok(out);
         });
         assert_eq!(hears(None, &twice, &[9]), "Unexpected(82)");
+        let used = said(|out| {
+            write::authentication_ok(out);
+            write::ready_for_query(out, b'T');
+        });
+        assert_eq!(hears(None, &used, &[9]), "Unexpected(90)");
     }
 
     #[test]
