@@ -9,10 +9,11 @@ use bytes::BytesMut;
 use pgusher::auth::ident::{self, Mapping};
 use pgusher::auth::rules::{self, Knock, Rule, Transport};
 use pgusher::auth::scram::{ClientFirst, Nonce, ServerStart, Standing};
-use pgusher::auth::{ChannelBinding, Salts, ScramVerifier, shadow};
-use pgusher::names::{ClientId, ServerId};
+use pgusher::auth::{ChannelBinding, Credential, Method, Salts, ScramKeys, ScramVerifier, Secret, shadow};
+use pgusher::names::{ClientId, Database, ServerId, User};
 use pgusher::session::idle::{self, Idle};
-use pgusher::session::opening::{Opening, Settings, Tls};
+use pgusher::session::login::{BindingPolicy, Login, LoginPlan};
+use pgusher::session::opening::{Opening, Settings, Step, Tls};
 use pgusher::session::prepared::{Interner, Statement};
 use pgusher::session::question::Question;
 use pgusher::session::{
@@ -101,9 +102,46 @@ pub fn scan(mut bytes: &[u8]) {
 pub fn start(bytes: &[u8]) {
     let _ = startup::take(&mut BytesMut::from(bytes));
     let _ = startup::parse_options(bytes);
+    for method in [Method::Md5, Method::Password, Method::ScramSha256] {
+        be_asked(method, bytes);
+    }
+    for credential in [None, Some(Credential::Password(Secret::from("secret")))] {
+        log_in(credential, bytes);
+    }
+}
+
+/// As a stranger who says this, until it has said all.
+fn be_asked(method: Method, bytes: &[u8]) {
     let settings = Settings { salts: Salts::from_key([7; 32]), tls: Tls::Unavailable };
     let (mut opening, mut outbox) = (Opening::new(settings), BytesMut::new());
-    let _ = opening.on_input(&mut BytesMut::from(bytes), &mut outbox);
+    let mut inbox = BytesMut::from(bytes);
+    loop {
+        match opening.on_input(&mut inbox, &mut outbox) {
+            Ok(Step::LookUp(_)) => drop(opening.on_verifier(method, None, &mut outbox)),
+            Ok(Step::NeedsKeys { password, salt, .. }) => {
+                let keys = ScramKeys::derive(password.expose(), &salt, 1);
+                assert!(opening.with_keys(&keys).is_err(), "a stranger is let in");
+            }
+            Ok(Step::Proven(_)) => panic!("a stranger is let in"),
+            _ => return,
+        }
+    }
+}
+
+/// To a server that says this.
+fn log_in(credential: Option<Credential>, bytes: &[u8]) {
+    let mut login = Login::new(LoginPlan {
+        user: User::from("app"),
+        database: Database::from("shop"),
+        parameters: Vec::new(),
+        credential,
+        minor: 2,
+        binding: ChannelBinding::Unavailable,
+        policy: BindingPolicy::Prefer,
+    });
+    let (mut inbox, mut outbox) = (BytesMut::from(bytes), BytesMut::new());
+    login.begin(&mut outbox);
+    let _ = login.on_input(&mut inbox, &mut outbox);
 }
 
 /// SCRAM from both sides.
