@@ -5,7 +5,7 @@
 //!   pool, so that no client can come to have it, and counts against no cap, so that clients cannot keep it from opening.
 //! - One at a time is open, opened when it is needed, and closed when it has been idle for the pool's `idle_timeout`.
 //! - A question is answered or given up within `connect_timeout` for the login, if there has to be one, and as long again
-//!   for the answer.
+//!   for the answer; a password that a program prints has its `password_timeout` besides.
 //! - A connection that went away while it was idle is noticed by asking again on a new one.
 //!
 //! # Refuses

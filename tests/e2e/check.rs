@@ -41,6 +41,24 @@ async fn without_being_asked_to_it_does_not_connect() {
 }
 
 #[tokio::test]
+async fn a_password_command_is_run_and_what_is_wrong_with_it_is_said() {
+    let postgres = Postgres::shared(15).await;
+    let with = |words: &str| {
+        Pgusher::before(&postgres).of_database("user", "\"cleartext\"").of_database("password_command", words)
+    };
+
+    let good = check(with("[\"printf\", \"cleartext\"]"), &["--connect"]).await;
+    let bad = check(with("[\"false\"]"), &["--connect"]).await;
+    let none = check(with("[\"/no/such/program\"]"), &["--connect"]).await;
+    let unasked = check(with("[\"/no/such/program\"]"), &[]).await;
+
+    assert_eq!(good.0, 0, "{}", good.1);
+    assert!(bad.0 == 1 && bad.1.contains("its password_command failed: it exited with 1"), "{}", bad.1);
+    assert!(none.0 == 1 && none.1.contains("it could not be run: No such file"), "{}", none.1);
+    assert_eq!(unasked.0, 0, "{}", unasked.1);
+}
+
+#[tokio::test]
 async fn an_auth_query_is_asked_once() {
     let postgres = Postgres::shared(18).await;
     let asking = |user: &str| Pgusher::before(&postgres).of_database("auth_user", &format!("{user:?}"));
