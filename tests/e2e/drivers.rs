@@ -277,3 +277,28 @@ async fn program(interpreter: &Path, options: &[&str], script: &str, environment
     let said = run_within(DEADLINE, command).await.ok();
     assert!(said.lines().any(|line| line.starts_with("ok ")), "no case ran: {said}");
 }
+
+/// It leaves the verifying to its TLS, which is told the name that was asked for.
+#[tokio::test]
+async fn tokio_postgres_believes_a_pooler_of_its_ca_and_name_only() {
+    let postgres = Postgres::shared(18).await;
+    let (pgusher, _files) = encrypted(&postgres).await;
+    let login = format!(
+        "hostaddr=127.0.0.1 port={} user=app password=app dbname={} sslmode=require channel_binding=require",
+        pgusher.port(),
+        postgres.database()
+    );
+    let own = postgres.ca().client();
+    for (host, tls, is_in) in [
+        ("localhost", own.clone(), true),
+        ("elsewhere.example", own, false),
+        ("localhost", Ca::new("another CA").client(), false),
+    ] {
+        let came = tokio_postgres::connect(&format!("host={host} {login}"), tls).await;
+
+        assert_eq!(came.is_ok(), is_in, "{host}: {:?}", came.err());
+        let Ok((client, connection)) = came else { continue };
+        tokio::spawn(connection);
+        assert_eq!(client.query_one("select 7", &[]).await.unwrap().get::<_, i32>(0), 7);
+    }
+}

@@ -5,49 +5,50 @@ use std::process::Stdio;
 
 use rustls::HandshakeKind;
 
-use super::{Authority, anyone, attempt, offering, outcome};
+use super::{Authority, Wanted, anyone, attempt, offering, outcome};
 use crate::harness::process::{spawn, tied};
 use crate::harness::raw::Address;
 use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, eventually, say};
+use crate::on_every_major;
 
-#[tokio::test]
-async fn each_mode_admits_whom_it_says() {
-    let postgres = Postgres::shared(18).await;
-    let authority = Authority::new();
-    let owner = authority.issue(super::Wanted::named("app"), "app");
+on_every_major! {
+    async fn each_mode_admits_whom_it_says(postgres: Postgres) {
+        let authority = Authority::new();
+        let owner = authority.issue(Wanted::named("app"), "app");
 
-    for (mode, plain, encrypted, owning) in [
-        ("disable", true, false, false),
-        ("allow", true, true, true),
-        ("prefer", true, true, true),
-        ("require", false, true, true),
-        ("verify-ca", false, false, true),
-        ("verify-full", false, false, true),
-    ] {
-        let pgusher = offering(&postgres, &authority, mode)
-            .text("tls.client", "ca_file", &authority.ca_file())
-            .start()
-            .await;
-        let in_tls = pgusher.target().in_tls(authority.ca.client());
-        let in_own = pgusher.target().in_tls(authority.ca.client().owning(&owner));
+        for (mode, plain, encrypted, owning) in [
+            ("disable", true, false, false),
+            ("allow", true, true, true),
+            ("prefer", true, true, true),
+            ("require", false, true, true),
+            ("verify-ca", false, false, true),
+            ("verify-full", false, false, true),
+        ] {
+            let pgusher = offering(&postgres, &authority, mode)
+                .text("tls.client", "ca_file", &authority.ca_file())
+                .start()
+                .await;
+            let in_tls = pgusher.target().in_tls(authority.ca.client());
+            let in_own = pgusher.target().in_tls(authority.ca.client().owning(&owner));
 
-        let came_in = [outcome(&pgusher.target()).await, outcome(&in_tls).await, outcome(&in_own).await];
-        assert_eq!(
-            came_in.clone().map(|outcome| outcome.is_ok()),
-            [plain, encrypted, owning],
-            "{mode}: {came_in:?}"
-        );
-        if let Err(reason) = &came_in[0] {
-            assert!(
-                reason.starts_with("28000 TLS is required for host \"127.0.0.1\", user \"app\""),
-                "{reason}"
+            let came_in = [outcome(&pgusher.target()).await, outcome(&in_tls).await, outcome(&in_own).await];
+            assert_eq!(
+                came_in.clone().map(|outcome| outcome.is_ok()),
+                [plain, encrypted, owning],
+                "{mode}: {came_in:?}"
             );
-            assert!(reason.ends_with("no encryption"), "{reason}");
-        }
-        if mode.starts_with("verify") {
-            let line = pgusher.until_logged("login refused").await;
-            assert!(line.contains("no certificate") || line.contains("no encryption"), "{line}");
-            pgusher.until_logged("the peer showed no certificate").await;
+            if let Err(reason) = &came_in[0] {
+                assert!(
+                    reason.starts_with("28000 TLS is required for host \"127.0.0.1\", user \"app\""),
+                    "{reason}"
+                );
+                assert!(reason.ends_with("no encryption"), "{reason}");
+            }
+            if mode.starts_with("verify") {
+                let line = pgusher.until_logged("login refused").await;
+                assert!(line.contains("no certificate") || line.contains("no encryption"), "{line}");
+                pgusher.until_logged("the peer showed no certificate").await;
+            }
         }
     }
 }
@@ -351,7 +352,7 @@ async fn a_slow_reader_gets_everything() {
 async fn tls_that_cannot_be_is_a_problem_of_the_configuration() {
     let postgres = Postgres::shared(18).await;
     let authority = Authority::new();
-    let other = authority.issue(super::Wanted::loopback(), "other");
+    let other = authority.issue(Wanted::loopback(), "other");
     let file = |name: &str, text: &str| {
         let path = authority.directory.path().join(name);
         std::fs::write(&path, text).unwrap();
