@@ -3,8 +3,8 @@
 
     benches/pgbench/identity.py [--binary FILE] [--rounds N] [--seconds N] [--clients N] [--delay MILLISECONDS]
 
-Two tables. The first: one primary-key SELECT through pgusher with the identity off, bound, literal and by statements that the
-server has prepared (`trusted_sql`); the CPU of the pooler and of the backends for each transaction. The second: the same SELECT
+Two tables. The first: one primary-key SELECT through pgusher with the identity off, bound, literal, by statements that the
+server has prepared (`trusted_sql`), and by the login tier; the CPU of the pooler and of the backends for each transaction. The second: the same SELECT
 as its user, with a network of so many milliseconds each way before PostgreSQL, against what is done through PgBouncer today,
 `BEGIN; SELECT set_config(..., true); SELECT ...; COMMIT`. Runs are interleaved, figures are medians of the rounds. It ends with
 an error if pgusher does not make three times the transactions.
@@ -20,8 +20,10 @@ import time
 from pathlib import Path
 
 import run
+from machine import DATABASE, ROOT, Client
 
 LEAST = 3.0
+KEY = "a-key-that-guards-nothing-but-a-bench"
 SELECT = "\\set aid random(1, 100000)\nselect abalance from pgbench_accounts where aid = :aid;\n"
 TODAY = (
     "\\set aid random(1, 100000)\nbegin;\n"
@@ -113,7 +115,7 @@ def shown(samples, names):
         values = [run.middle(samples[name], key) for key in ("cpu_us", "backend_us", "p50_us", "tps")]
         values[2] = values[2] and values[2] / 1e3
         rows.append([name, *map(run.shown, values)])
-    return run.table(header, rows)
+    return run.table(header, rows, left=1)
 
 
 def cost(bench, binary, options):
@@ -124,8 +126,11 @@ def cost(bench, binary, options):
         pgusher(binary, "literal", variables=[("PGUSHER_IDENTITY_FORM", "literal")]),
     ]
     trusted = [("PGUSHER_IDENTITY_TRUSTED_SQL", "on")]
-    if knows(binary, trusted):
-        subjects.append(pgusher(binary, "trusted_sql", variables=trusted))
+    login = [("PGUSHER_IDENTITY_FORM", "login"), ("PGUSHER_IDENTITY_LOGIN_KEY", KEY)]
+    for name, variables in [("trusted_sql", trusted), ("login", login), ("login, trusted_sql", login + trusted)]:
+        if knows(binary, variables):
+            subjects.append(pgusher(binary, name, variables=variables))
+    install_tier(bench)
     workload = run.Workload("select", options.clients, ["-M", "extended"], script=SELECT)
     try:
         for subject in subjects:
@@ -136,6 +141,13 @@ def cost(bench, binary, options):
             subject.stop()
     print(f"One SELECT by primary key, {options.clients} clients, pool of {bench.pool_size}:\n")
     print(shown(samples, samples))
+
+
+def install_tier(bench):
+    """What the login tier needs in the database; the others do not see it."""
+    with Client(bench.server_port, "postgres", DATABASE) as client:
+        client.query((ROOT / "deploy/sql/identity.sql").read_text())
+        client.query(f"select ident.add_key('{KEY}')")
 
 
 def knows(binary, variables):
