@@ -26,7 +26,9 @@ install:
 build:
 	@cargo build --release
 
-demo: install build
+demo:
+	@tests/setup.sh demo
+	@$(MAKE) build
 	@"$$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/pgusher" demo $(ARGS)
 
 # The servers that tests share are stopped here, and by their watchdog if this is killed. The runner's summary comes last.

@@ -7,11 +7,15 @@
 #   pip   what holds the manifests of deploy/ against the schemas of Kubernetes: into deploy
 #   then  the drivers, by tests/drivers/install.sh
 #
+#   setup.sh          all of it
+#   setup.sh demo     what `make demo` needs: PostgreSQL 15 and its client programs, from apt
+#
 # Does nothing for what is there already, and may run in several shells at once.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tools=${TOOLS_DIR:-$(cd "$here/.." && pwd)/.tools}
+wanted_for=${1:-all}
 
 # The majors that Debian does not carry. The newest minor of each as published; a new one is a new line here.
 declare -A servers=(
@@ -31,12 +35,13 @@ fail() {
 missing_packages() {
     [[ -x /usr/lib/postgresql/15/bin/postgres ]] || echo postgresql-15
     [[ -x /usr/lib/postgresql/15/bin/pgbench && -x /usr/lib/postgresql/15/bin/psql ]] || echo postgresql-client-15
+    command -v setpriv >/dev/null || echo util-linux
+    [[ $wanted_for == demo ]] && return
     command -v openssl >/dev/null || echo openssl
     command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || echo pgbouncer
     command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
     command -v node >/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm
-    command -v setpriv >/dev/null || echo util-linux
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
     command -v go >/dev/null || echo golang-go
     [[ -d /usr/share/gocode/src/github.com/jackc/pgx/v4 ]] || echo golang-github-jackc-pgx-v4-dev
@@ -114,6 +119,7 @@ exec 9>"$tools/.setup.lock"
 flock 9 # two runs may want the same things at once
 
 install_packages
+[[ $wanted_for == demo ]] && exit 0
 pids=()
 for major in "${!servers[@]}"; do
     install_server "$major" "${servers[$major]}" 9>&- &
