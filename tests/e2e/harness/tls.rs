@@ -265,21 +265,25 @@ impl Tls {
 impl<S: Socket> MakeTlsConnect<S> for Tls {
     type Error = std::io::Error;
     type Stream = Encrypted<S>;
-    type TlsConnect = Self;
+    type TlsConnect = Named;
 
-    fn make_tls_connect(&mut self, _: &str) -> std::io::Result<Self> {
-        Ok(self.clone())
+    fn make_tls_connect(&mut self, host: &str) -> std::io::Result<Named> {
+        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+        Ok(Named(self.clone(), name))
     }
 }
 
-impl<S: Socket> TlsConnect<S> for Tls {
+/// With the name that the other side must have.
+pub struct Named(Tls, ServerName<'static>);
+
+impl<S: Socket> TlsConnect<S> for Named {
     type Error = std::io::Error;
     type Future = Pin<Box<dyn Future<Output = std::io::Result<Encrypted<S>>> + Send>>;
     type Stream = Encrypted<S>;
 
     fn connect(self, stream: S) -> Self::Future {
-        let name = ServerName::try_from("localhost").expect("a name");
-        let connecting = TlsConnector::from(self.config()).connect(name, stream);
+        let Self(tls, name) = self;
+        let connecting = TlsConnector::from(tls.config()).connect(name, stream);
         Box::pin(async { Ok(Encrypted(connecting.await?)) })
     }
 }
