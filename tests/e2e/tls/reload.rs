@@ -161,14 +161,27 @@ async fn the_cas_and_certificates_for_servers_can_change() {
     assert_eq!(client.server_pid().await, pid, "an open connection lives on");
 }
 
-/// Every transaction on a connection of its own, while certificate and key change all the time.
+/// Every transaction on a connection of its own, from the client and to the server, while certificates and keys of both sides
+/// change all the time.
 #[tokio::test]
 async fn no_transaction_fails_while_certificates_rotate() {
     let postgres = Postgres::shared(18).await;
     let authority = Authority::new();
     let turns: Vec<_> =
         (0..4).map(|turn| authority.issue(Wanted::loopback(), &format!("turn{turn}"))).collect();
-    let pgusher = offering(&postgres, &authority, "require").sslmode("require").pool_size(4).start().await;
+    let files = tempfile::tempdir().unwrap();
+    let to_servers = |name: &str| postgres.ca().issue(Wanted::named("app"), files.path(), name);
+    let (shown_to_servers, next) = (to_servers("own"), [to_servers("own0"), to_servers("own1")]);
+    let path = |path: &Path| path.display().to_string();
+    let pgusher = offering(&postgres, &authority, "require")
+        .sslmode("verify-full")
+        .text("tls.server", "sslrootcert", &path(&postgres.ca().file(files.path())))
+        .text("tls.server", "sslcert", &path(&shown_to_servers.certificate))
+        .text("tls.server", "sslkey", &path(&shown_to_servers.key))
+        .pool_size(4)
+        .set("pool", "max_uses", "1")
+        .start()
+        .await;
     let script = authority.directory.path().join("script.sql");
     fs::write(&script, "select 1;\n").unwrap();
 
@@ -187,6 +200,7 @@ async fn no_transaction_fails_while_certificates_rotate() {
             output = &mut bench => break output,
             () = tokio::time::sleep(std::time::Duration::from_millis(20)) => {
                 turns[rotations % turns.len()].replace(&authority.issued);
+                next[rotations % next.len()].replace(&shown_to_servers);
                 rotations += 1;
             }
         }
@@ -200,8 +214,11 @@ async fn no_transaction_fails_while_certificates_rotate() {
         "{said}"
     );
     assert!(rotations > 5, "{rotations}");
-    eventually("it was noticed", PATIENCE, async || {
-        pgusher.log().contains("certificates read again").then_some(())
+    let noticed = |file: &str| {
+        pgusher.log().lines().any(|line| line.contains("certificates read again") && line.contains(file))
+    };
+    eventually("both were noticed", PATIENCE, async || {
+        (noticed("own.crt") && noticed(&path(&authority.issued.certificate))).then_some(())
     })
     .await;
 }
