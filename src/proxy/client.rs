@@ -667,7 +667,9 @@ async fn recover(client: ClientId, mut lease: Lease, mut state: ClientState, aim
     note_slipped(client, &mut lease);
     lease.pool().pressure().cleans.add(lease.exchange.sweeps().saturating_sub(swept));
     match result {
-        Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, Some(clean)))) => lease.release(clean, Instant::now()),
+        Ok(Ok(Outcome::Settled(clean) | Outcome::Unwound(_, Some(clean)))) => {
+            lease.release(clean, Instant::now())
+        }
         result => {
             tracing::info!(server = %lease.id(), ?result, exchange = ?lease.exchange, "abandoned server closed")
         }
