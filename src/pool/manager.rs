@@ -291,7 +291,9 @@ impl Manager {
     /// A server, logged in with the password as it is now; if it is refused, and is another one by then, with that.
     async fn open(&self, plan: LoginPlan, generation: u64, recipe: &Recipe) -> Result<Server, ConnectError> {
         let (secrets, source) = (&self.shared.secrets, &recipe.upstream.password);
-        let Some(secret) = secrets.find(source).await.map_err(ConnectError::Password)? else {
+        let found = secrets.find(source).await.map_err(ConnectError::Password);
+        let found = found.inspect_err(|error| self.pressure.connects.count(error.word()));
+        let Some(secret) = found? else {
             let plan = LoginPlan { credential: self.borrowed(), ..plan };
             return self.open_with(plan, generation, recipe).await;
         };

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::harness::http;
 use crate::harness::pgusher::Builder;
 use crate::harness::{PATIENCE, Pgusher, Postgres, Raw, eventually, secrets};
 use crate::on_every_major;
@@ -167,6 +168,7 @@ async fn a_command_of_no_use_is_an_error_that_says_why_and_nothing_of_what_it_pr
         .with_command(". ./script")
         .of_database("password_timeout", "\"500ms\"")
         .env("PGUSHER_LOG", "trace")
+        .metrics()
         .start()
         .await;
 
@@ -189,6 +191,10 @@ async fn a_command_of_no_use_is_an_error_that_says_why_and_nothing_of_what_it_pr
         assert!(refusal.message().contains("password_command"), "{}", refusal.message());
         assert!(pgusher.log().contains("password_command failed"), "{}", pgusher.log());
     }
+    let page = http::get(pgusher.metrics(), "/metrics").await.body;
+    let mut connects = page.lines().filter(|line| line.starts_with("pgusher_server_connects_total{"));
+    let failed = connects.find(|line| line.contains("result=\"failed\"")).unwrap();
+    assert!(!failed.ends_with(" 0"), "{failed}");
     fs::write(&script, "echo $(cat password); echo; echo The-1st-password").unwrap();
     eventually("it is of use again", PATIENCE, async || {
         let target = pgusher.target();
