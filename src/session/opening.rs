@@ -55,6 +55,7 @@ use crate::wire::control::take as take_frame;
 use crate::wire::frame::HEADER;
 use crate::wire::frame::frontend::PASSWORD;
 use crate::wire::startup;
+use crate::wire::startup::MAX_SETTINGS;
 use crate::wire::startup::OptionsError;
 use crate::wire::startup::Packet;
 use crate::wire::startup::Replication;
@@ -582,6 +583,9 @@ fn login_request(message: &StartupMessage) -> Result<LoginRequest, OpeningError>
         return Err(OptionsError::NotASetting(name.clone()).into());
     }
     parameters.extend(message.parameters().iter().filter(|(name, _)| !is_about_login(name)).cloned());
+    if parameters.len() > MAX_SETTINGS {
+        return Err(StartupError::TooManySettings.into());
+    }
     Ok(LoginRequest {
         user: user.into(),
         database: message.database().unwrap_or(user).into(),
@@ -886,6 +890,23 @@ mod tests {
         ];
         for (parameters, code) in table {
             assert_eq!(request(parameters).unwrap_err().sqlstate(), code, "{parameters:?}");
+        }
+    }
+
+    #[test]
+    fn no_stranger_has_settings_without_end_kept() {
+        let names: Vec<_> = (0..=MAX_SETTINGS).map(|number| format!("s{number}")).collect();
+        let packet = |count: usize| {
+            let settings = names.iter().take(count).map(|name| (name.as_str(), "1"));
+            request(&[("user", "ann")].into_iter().chain(settings).collect::<Vec<_>>())
+        };
+        let options = |count: usize| request(&[("user", "ann"), ("options", &"--a=1 ".repeat(count))]);
+
+        for asked in [packet(MAX_SETTINGS), options(MAX_SETTINGS)] {
+            assert_eq!(asked.unwrap().parameters.len(), MAX_SETTINGS);
+        }
+        for refused in [packet(MAX_SETTINGS + 1), options(MAX_SETTINGS + 1)] {
+            assert_eq!(refused.unwrap_err().sqlstate(), "54000");
         }
     }
 

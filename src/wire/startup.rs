@@ -34,6 +34,10 @@ use crate::wire::write::SSL_REQUEST_CODE;
 /// The longest packet a stranger may send, its length field included (`MAX_STARTUP_PACKET_LENGTH`).
 pub const MAX_STARTUP_PACKET: usize = 10_000;
 
+/// The most settings a stranger may have kept. PostgreSQL has no such bound, and needs none, with a process for each; here, a packet
+/// of settings of one letter takes twenty times its size for as long as the proof of who sent it is awaited.
+pub const MAX_SETTINGS: usize = 500;
+
 /// The newest minor version of protocol 3 there is (PostgreSQL 18).
 pub const NEWEST_MINOR: u16 = 2;
 
@@ -309,6 +313,8 @@ pub enum StartupError {
     BadLength(u32),
     /// `replication` is neither a boolean nor `database`.
     BadReplication,
+    /// More than [`MAX_SETTINGS`], those of `options` among them.
+    TooManySettings,
     /// A protocol other than 3, or a request code nobody knows.
     UnsupportedVersion {
         /// The upper half of the number.
@@ -323,6 +329,7 @@ impl StartupError {
     pub fn sqlstate(self) -> &'static str {
         match self {
             Self::BadReplication => "22023",
+            Self::TooManySettings => "54000",
             Self::UnsupportedVersion { .. } => "0A000",
             Self::BadCancelSecret | Self::BadLayout | Self::BadLength(_) => "08P01",
         }
@@ -336,6 +343,7 @@ impl fmt::Display for StartupError {
             Self::BadLayout => f.write_str("invalid startup packet layout"),
             Self::BadLength(_) => f.write_str("invalid length of startup packet"),
             Self::BadReplication => f.write_str("invalid value for parameter \"replication\""),
+            Self::TooManySettings => write!(f, "startup packet has more than {MAX_SETTINGS} settings"),
             Self::UnsupportedVersion { major, minor } => write!(
                 f,
                 "unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}"
