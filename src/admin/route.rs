@@ -4,12 +4,12 @@
 //! - An answer says in words what is wrong, and its status says the same to machines.
 //! - The numbers are written beside the runtime: a long page keeps no client waiting.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 
 use crate::admin::Admin;
 use crate::admin::health::State;
@@ -70,10 +70,14 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>, peer: SocketA
     }
 }
 
-/// From the loopback only, and not from a page in somebody's browser there, which would say where it is from.
+/// Whether an order is taken: from the loopback only, and not from a page in somebody's browser there, which would say where
+/// it is from.
+fn is_in_charge(peer: IpAddr, headers: &HeaderMap) -> bool {
+    peer.to_canonical().is_loopback() && !headers.contains_key(ORIGIN)
+}
+
 fn drain<B>(admin: &Admin, request: &Request<B>, peer: SocketAddr) -> Answer {
-    let is_from_browser = request.headers().contains_key(ORIGIN);
-    if !peer.ip().to_canonical().is_loopback() || is_from_browser {
+    if !is_in_charge(peer.ip(), request.headers()) {
         return text(StatusCode::FORBIDDEN, "orders are taken from the loopback only\n".into());
     }
     tracing::info!(%peer, "told over HTTP to drain");
@@ -108,4 +112,30 @@ fn with_type(status: StatusCode, words: String, content_type: &'static str) -> A
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_taken_from_the_loopback_and_from_no_page_in_a_browser() {
+        let of = |ip: &str, headers: &HeaderMap| is_in_charge(ip.parse().unwrap(), headers);
+        let plain = HeaderMap::new();
+        let from_a_page = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static("http://evil.example"))]);
+
+        for (ip, is_taken) in [
+            ("127.0.0.1", true),
+            ("127.8.8.8", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("10.1.2.3", false),
+            ("169.254.169.254", false),
+            ("::ffff:10.1.2.3", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(of(ip, &plain), is_taken, "{ip}");
+            assert!(!of(ip, &from_a_page), "{ip}");
+        }
+    }
 }
