@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, NoTls};
 
-use crate::harness::process::{Background, root, tied, tools};
+use crate::harness::process::{Background, root, run, tied, tools};
 use crate::harness::raw::{Address, Target};
 use crate::harness::{PATIENCE, Pgusher, Postgres, Service, eventually};
 
@@ -139,6 +139,17 @@ fn in_python(load: &Load, log: &Path, workers: &[&str]) -> Background {
     Background::start(command, log)
 }
 
+/// As kubelet does: by a signal, or by a `preStop` that waits for the end.
+async fn tell_to_end(pgusher: &Pgusher, by_signal: bool) {
+    if by_signal {
+        return pgusher.terminate();
+    }
+    let mut order = tied(env!("CARGO_BIN_EXE_pgusher"), "KILL");
+    order.args(["drain", "--wait", "--config"]).arg(pgusher.config_file());
+    order.env("PGUSHER_METRICS_LISTEN", pgusher.metrics().to_string()).env_remove("PGUSHER_E2E_IDENTITY");
+    run(order).await.ok();
+}
+
 #[tokio::test]
 async fn nothing_is_lost_and_nothing_fails_while_poolers_are_rolled() {
     let postgres = Postgres::shared(17).await;
@@ -167,7 +178,7 @@ async fn nothing_is_lost_and_nothing_fails_while_poolers_are_rolled() {
         })
         .collect();
 
-    for _ in 0..RESTARTS {
+    for restart in 0..RESTARTS {
         let enough = load.committed.load(Ordering::Relaxed) + BETWEEN;
         eventually("the load goes on", PATIENCE, async || {
             (load.committed.load(Ordering::Relaxed) >= enough).then_some(())
@@ -177,7 +188,7 @@ async fn nothing_is_lost_and_nothing_fails_while_poolers_are_rolled() {
         service.add(&next).await;
         poolers.push(next);
         let mut oldest = poolers.remove(0);
-        oldest.terminate();
+        tell_to_end(&oldest, restart % 2 == 0).await;
         let status = oldest.end().await;
         assert!(status.success(), "{status}");
         assert!(!oldest.log().contains("drain_timeout is over"), "somebody did not get away in time");
