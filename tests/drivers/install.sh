@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the drivers under test into TOOLS_DIR (default: .tools at the root of the repository): a Python environment
-# in python/, Node packages in node/, Prisma and the client it generates in prisma/; pgx is compiled into go/. Does nothing while
+# in python/, Node packages in node/, Prisma and the client it generates in prisma/; Go's programs are compiled into go/. Does nothing while
 # requirements.txt, package.json and the like are the ones installed last. Those of Java and Ruby come by apt alone.
 set -euo pipefail
 
@@ -35,12 +35,14 @@ install_prisma() {
 }
 
 # What takes time is kept; the program itself is linked by the test that runs it.
-compile_pgx() {
-    local wanted
-    wanted=$({ cat "$here/identity/with_pgx.go"; go version; } | sha256sum | cut -d ' ' -f 1)
+compile_go() {
+    local wanted program programs=("$here/identity/with_pgx.go" "$here/exporter.go")
+    wanted=$({ cat "${programs[@]}"; go version; } | sha256sum | cut -d ' ' -f 1)
     up_to_date "$tools/go/.stamp" "$wanted" && return 0
     mkdir -p "$tools/go"
-    GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$tools/go go build -o /dev/null "$here/identity/with_pgx.go"
+    for program in "${programs[@]}"; do
+        GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$tools/go go build -o /dev/null "$program"
+    done
     echo "$wanted" >"$tools/go/.stamp"
 }
 
@@ -50,7 +52,7 @@ flock 9 # two test runs may want the drivers at once
 
 install_prisma &
 pids=($!)
-compile_pgx &
+compile_go &
 pids+=($!)
 
 wanted=$(stamp_of "$here/requirements.txt" "$python")

@@ -183,14 +183,8 @@ async fn sockets_and_memory_are_shown_in_pgbouncers_columns() {
     assert!((1 << 20..1 << 30).contains(&resident), "{resident}");
 }
 
-/// What a column must hold for the exporter.
-enum Wants {
-    Label(&'static [&'static str]),
-    Number(&'static [&'static str]),
-}
-
-/// prometheus-community's pgbouncer_exporter 0.11, by its own statements, as lib/pq says them: what it does not find or cannot
-/// read, it does not export. It looks up columns by name, and makes a number of each that it knows.
+/// prometheus-community's pgbouncer_exporter, by its own statements over the driver it has (lib/pq): what it does not find or
+/// cannot read, it does not export.
 #[tokio::test]
 async fn the_exporter_of_prometheus_reads_what_it_wants() {
     let postgres = Postgres::shared(18).await;
@@ -198,99 +192,30 @@ async fn the_exporter_of_prometheus_reads_what_it_wants() {
     let mut client = pgusher.client().await;
     client.rows("begin").await;
     let target = pgusher.target().user("other", "other").database("pgbouncer");
-    let target = [("extra_float_digits", "2"), ("client_encoding", "UTF8"), ("datestyle", "ISO, MDY")]
-        .into_iter()
-        .fold(target, |target, (name, value)| target.with(name, value));
-    let mut exporter = Raw::login(&target).await;
+    let mut exporter = tied("go", "KILL");
+    exporter
+        .arg("run")
+        .arg(root().join("tests/drivers/exporter.go"))
+        .envs([("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode")])
+        .env("GOCACHE", tools().join("go"))
+        .env("DATABASE_URL", target.url());
 
-    assert!(notation(&exporter.query("SHOW STATS").await).ends_with("C(SHOW) Z(I)"));
-    assert_eq!(columns(&mut exporter, "SHOW VERSION;").await, "version:25");
-    assert_eq!(exporter.value("SHOW VERSION;").await, "PgBouncer 1.25.2");
-    for list in [
-        "databases",
-        "users",
-        "pools",
-        "free_clients",
-        "used_clients",
-        "login_clients",
-        "free_servers",
-        "used_servers",
-        "dns_names",
-        "dns_zones",
-        "dns_queries",
-    ] {
-        let items = cell(&mut exporter, "SHOW LISTS;", list, "items").await;
-        assert!(items.is_some_and(|items| items.parse::<f64>().is_ok()), "{list}");
-    }
-    for (key, value) in [("max_client_conn", "10000"), ("max_user_connections", "0")] {
-        assert_eq!(cell(&mut exporter, "SHOW CONFIG;", key, "value").await.as_deref(), Some(value), "{key}");
-    }
-    for (sql, wanted) in [
-        (
-            "SHOW databases;",
-            [
-                Wants::Label(&["name", "host", "port", "database", "force_user", "pool_mode"]),
-                Wants::Number(&["pool_size", "max_connections", "current_connections", "paused", "disabled"]),
-            ],
-        ),
-        (
-            "SHOW stats_totals;",
-            [
-                Wants::Label(&["database"]),
-                Wants::Number(&[
-                    "query_count",
-                    "query_time",
-                    "bytes_received",
-                    "bytes_sent",
-                    "wait_time",
-                    "xact_count",
-                    "xact_time",
-                    "client_parse_count",
-                    "server_parse_count",
-                    "bind_count",
-                ]),
-            ],
-        ),
-        (
-            "SHOW pools;",
-            [
-                Wants::Label(&["database", "user"]),
-                Wants::Number(&[
-                    "cl_active",
-                    "cl_active_cancel_req",
-                    "cl_waiting",
-                    "cl_waiting_cancel_req",
-                    "sv_active",
-                    "sv_active_cancel",
-                    "sv_being_canceled",
-                    "sv_idle",
-                    "sv_used",
-                    "sv_tested",
-                    "sv_login",
-                    "maxwait",
-                ]),
-            ],
-        ),
-    ] {
-        let known = columns(&mut exporter, sql).await;
-        let known: Vec<_> = known.split(' ').map(|column| column.split(':').next().unwrap()).collect();
-        let rows = exporter.rows(sql).await;
-        assert!(!rows.is_empty(), "{sql}");
-        for wants in wanted {
-            let (Wants::Label(names) | Wants::Number(names)) = wants;
-            for name in names {
-                let at = known.iter().position(|known| known == name);
-                let at = at.unwrap_or_else(|| panic!("{sql}: no {name}"));
-                let is_number = |value: &str| value.parse::<f64>().is_ok();
-                let numbers = matches!(wants, Wants::Number(_));
-                let is_fine =
-                    |row: &Vec<Option<String>>| !numbers || row[at].as_deref().is_some_and(is_number);
-                assert!(rows.iter().all(is_fine), "{sql}: {name}: {rows:?}");
-            }
-        }
-    }
+    let exported = run(exporter).await.ok();
+
+    let lines: Vec<_> = exported.lines().collect();
     let database = postgres.database();
-    assert_eq!(cell(&mut exporter, "SHOW pools;", database, "sv_active").await.as_deref(), Some("1"));
+    for expected in [
+        "version PgBouncer 1.25.2".to_owned(),
+        "lists pools 1".to_owned(),
+        "config max_client_conn 10000".to_owned(),
+        "config max_user_connections 0".to_owned(),
+        format!("databases{{{database},127.0.0.1,{},{database},,transaction}} pool_size 3", postgres.port()),
+        format!("pools{{{database},app}} sv_active 1"),
+        format!("pools{{{database},app}} maxwait 0"),
+    ] {
+        assert!(lines.contains(&&*expected), "{expected} in {exported}");
+    }
+    assert_eq!(lines.len(), 1 + 11 + 2 + 5 + 10 + 12, "{exported}");
 }
 
 /// Execute's limit, as cursors of drivers use it.
