@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Pgusher, Raw, notation, say};
+use crate::harness::{Pgusher, Postgres, Raw, notation, say};
 use crate::on_every_major;
 
 on_every_major! {
@@ -112,4 +112,44 @@ on_every_major! {
         assert!(pgusher.end().await.success());
         postgres.until_asleep(0).await;
     }
+}
+
+/// Each is at a boundary of its own: it keeps a server, has one for its whole session, waits for one, or is in a pipeline.
+#[tokio::test]
+async fn those_who_hold_or_wait_for_servers_are_told_at_their_boundary() {
+    let postgres = Postgres::shared(17).await;
+    postgres.sql("create table t (a int); alter table t owner to app").await;
+    let session = "databases.\"session\"";
+    let mut pgusher = Pgusher::before(&postgres)
+        .pool_size(2)
+        .database("session", postgres.address())
+        .text(session, "dbname", postgres.database())
+        .text(session, "mode", "session")
+        .start()
+        .await;
+    let mut listening = pgusher.client().await;
+    listening.rows("listen here").await;
+    let mut settled = Raw::login(&pgusher.target().database("session")).await;
+    settled.rows("create temporary table mine (a int)").await;
+    let (mut copying, mut waiting) = (pgusher.client().await, pgusher.client().await);
+    copying.send([say::query("copy t from stdin")]).await;
+    copying.read_until(b'G').await;
+    waiting.send([say::query("insert into t values (2)")]).await;
+    waiting.expect_silence(Duration::from_millis(50)).await;
+
+    pgusher.terminate();
+    let told = [notation(&listening.expect_close().await), notation(&settled.expect_close().await)];
+    copying.send([say::copy_data(b"1\n"), say::copy_done()]).await;
+    let copied = notation(&copying.read_until_ready().await);
+    let (after_copy, waited) =
+        (notation(&copying.expect_close().await), notation(&waiting.expect_close().await));
+
+    assert_eq!(told, ["E(57P01)", "E(57P01)"]);
+    assert_eq!((copied.as_str(), after_copy.as_str()), ("C(COPY 1) Z(I)", "E(57P01)"));
+    assert!(pgusher.end().await.success());
+    // It was told, so nothing of it ran; or it was served before it was told.
+    let rows = postgres.value("select string_agg(a::text, ',' order by a) from t").await;
+    let expected = if waited == "E(57P01)" { "1" } else { "1,2" };
+    assert_eq!(rows, expected, "{waited}");
+    postgres.until_unused().await;
 }
