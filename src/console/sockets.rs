@@ -95,24 +95,47 @@ fn pointer(number: u64) -> String {
     format!("{number:#x}")
 }
 
+/// What a client is doing, in PgBouncer's words.
+struct Doings {
+    state: &'static str,
+    wait: Duration,
+    /// Its server.
+    link: String,
+    /// How long ago it asked for what it has or waits for. Of one that is idle nobody knows any more.
+    asked: Option<Duration>,
+}
+
+impl Doings {
+    fn of(client: &ClientHandle, about: &About, now: Instant) -> Self {
+        let none = Self { state: "idle", wait: Duration::ZERO, link: String::new(), asked: None };
+        match client.standing(now) {
+            // The console is its own server.
+            Standing::Idle if about.pool.is_none() => Self { state: "active", ..none },
+            Standing::Idle => none,
+            Standing::Waiting(wait) => Self { state: "waiting", wait, asked: Some(wait), ..none },
+            Standing::Active(target) => Self {
+                state: "active",
+                link: pointer(target.server.0),
+                asked: Some(target.life.glimpse(now).lent_for),
+                ..none
+            },
+        }
+    }
+}
+
 pub(super) fn clients(proxy: &Proxy) -> Table {
     let mut table = Table::new(SOCKETS);
     let now = Instant::now();
     for client in proxy.clients.all() {
         let Some(about) = client.about() else { continue };
-        let (state, wait, link) = match client.standing(now) {
-            // The console is its own server.
-            Standing::Idle if about.pool.is_none() => ("active", Duration::ZERO, String::new()),
-            Standing::Idle => ("idle", Duration::ZERO, String::new()),
-            Standing::Waiting(wait) => ("waiting", wait, String::new()),
-            Standing::Active(target) => ("active", Duration::ZERO, pointer(target.server.0)),
-        };
-        table.rows.push(client_row(&client, about, state, wait, link));
+        table.rows.push(client_row(&client, about, Doings::of(&client, about, now)));
     }
     table
 }
 
-fn client_row(client: &ClientHandle, about: &About, state: &str, wait: Duration, link: String) -> Vec<Cell> {
+fn client_row(client: &ClientHandle, about: &About, doings: Doings) -> Vec<Cell> {
+    let Doings { state, wait, link, asked } = doings;
+    let request = asked.and_then(|ago| SystemTime::now().checked_sub(ago)).unwrap_or(about.since);
     let (remote, port) = address(about.remote);
     let (local, local_port) = address(about.local);
     vec![
@@ -126,7 +149,7 @@ fn client_row(client: &ClientHandle, about: &About, state: &str, wait: Duration,
         local,
         local_port,
         timestamp(about.since).into(),
-        timestamp(about.since).into(),
+        timestamp(request).into(),
         wait.as_secs().into(),
         u64::from(wait.subsec_micros()).into(),
         0_u64.into(),

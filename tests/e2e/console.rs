@@ -316,6 +316,10 @@ async fn what_clients_do_is_seen() {
     assert_eq!(servers[0][16].as_deref(), Some(&*pid));
     let states: Vec<_> = clients.iter().map(|client| client[4].clone().unwrap()).collect();
     assert_eq!(states, ["active", "active", "waiting"]);
+    for client in &clients {
+        let [connected, requested] = [9, 10].map(|at| client[at].as_deref().unwrap());
+        assert!(requested >= connected && requested.ends_with(" UTC"), "{client:?}");
+    }
     client.rows("unlisten *").await;
     second.read_until_ready().await;
     let stats = "SHOW STATS_TOTALS";
