@@ -16,13 +16,13 @@ use memchr::{memchr, memchr2};
 const KINDS: [u8; 256] = kinds();
 
 /// Between words.
-const BLANK: u8 = 1;
+pub(super) const BLANK: u8 = 1;
 
 /// Of a word.
-const WORD: u8 = 2;
+pub(super) const WORD: u8 = 2;
 
 /// Of a number.
-const NUMBER: u8 = 4;
+pub(super) const NUMBER: u8 = 4;
 
 /// A piece of SQL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -293,14 +293,15 @@ const fn kinds() -> [u8; 256] {
     kinds
 }
 
+/// Whether it may be part of that.
 #[inline]
-fn is(byte: u8, kind: u8) -> bool {
+pub(super) fn is(byte: u8, kind: u8) -> bool {
     KINDS[usize::from(byte)] & kind != 0
 }
 
 /// How many bytes of this kind it begins with.
 #[inline]
-fn run(text: &[u8], kind: u8) -> usize {
+pub(super) fn run(text: &[u8], kind: u8) -> usize {
     text.iter().position(|byte| !is(*byte, kind)).unwrap_or(text.len())
 }
 
