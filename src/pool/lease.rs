@@ -78,7 +78,9 @@ impl Lease {
         let (received, sent) = server.peer.traffic();
         let (before_received, before_sent) = std::mem::replace(&mut server.counted, (received, sent));
         let (received, sent) = (received.saturating_sub(before_received), sent.saturating_sub(before_sent));
-        self.pool.stats().add_server_bytes(received, sent);
+        if received | sent > 0 {
+            self.pool.stats().add_server_bytes(received, sent);
+        }
     }
 
     /// It is lent no more.

@@ -324,9 +324,9 @@ impl Pool {
 
     /// Looks whether those who wait do so because every server is busy. Who begins to wait and who has waited look; the
     /// sweep does, for what changes between.
-    fn note_exhaustion(&self) {
-        let is_busy = self.pressure().lent.now() >= self.settings().size || self.manager().waits_for_cap();
-        self.pressure().note(is_busy, Instant::now());
+    fn note_exhaustion(&self, settings: &Settings, now: Instant) {
+        let is_busy = self.pressure().lent.now() >= settings.size || self.manager().waits_for_cap();
+        self.pressure().note(is_busy, now);
     }
 
     /// Servers there are, and of these idle ones.
@@ -383,9 +383,8 @@ impl Pool {
                 Poll::Pending => None,
             };
         }
-        let is_paused = self.manager().gate().is_shut();
-        let mut waiting = self.queue(settings.max_waiting.filter(|_| !is_paused))?;
         let began = tokio::time::Instant::now();
+        let mut waiting = self.queue(&settings, began.into_std())?;
         let _waited = self.stats.wait(began.into_std());
         let result = self.until_served(opening, got, &settings, began).await;
         waiting.outcome = match &result {
@@ -395,7 +394,7 @@ impl Pool {
             Err(_) => Outcome::Failed,
         };
         drop(waiting);
-        self.note_exhaustion();
+        self.note_exhaustion(&settings, Instant::now());
         if let Err(error) = &result {
             self.note_rejection(error);
         }
@@ -423,9 +422,10 @@ impl Pool {
     ) -> Result<Lease, CheckoutError> {
         let mut turn = pin!(self.kept.places.take());
         let mut freed = pin!(self.freed.notified());
-        let mut timer = pin!(sleep_until(began + settings.acquire_timeout));
-        let mut slow = pin!(self.after(settings.slow_wait));
-        let mut is_slow = false;
+        let deadline = began + settings.acquire_timeout;
+        // One timer for both: most waits see the end of neither.
+        let mut slow = settings.slow_wait.map(|limit| began + limit).filter(|slow| *slow < deadline);
+        let mut timer = pin!(sleep_until(slow.unwrap_or(deadline)));
         let mut reserve = pin!(self.reserved(began, settings.reserve_timeout));
         let mut again = pin!(None);
         let mut last_error = None;
@@ -464,11 +464,12 @@ impl Pool {
                 }
                 Some(result) = async { again.as_mut().as_pin_mut()?.await.into() }, if first_is_done => got = Some(result),
                 granted = &mut reserve => return Ok(Lease::new(granted, self.clone())),
-                () = &mut slow, if !is_slow => {
-                    is_slow = true;
-                    self.complain(began.elapsed());
-                }
                 () = &mut timer => {
+                    if slow.take().is_some() {
+                        timer.as_mut().reset(deadline);
+                        self.complain(began.elapsed());
+                        continue;
+                    }
                     // Whoever paused the pool wants its clients to wait.
                     if self.manager().gate().is_shut() {
                         timer.as_mut().reset(tokio::time::Instant::now() + settings.acquire_timeout);
@@ -505,14 +506,6 @@ impl Pool {
                 Err(error) => drop(pool.on_failure(error)),
             }
         });
-    }
-
-    /// After so long, if at all.
-    async fn after(&self, limit: Option<Duration>) {
-        match limit {
-            Some(limit) => sleep(limit).await,
-            None => std::future::pending().await,
-        }
     }
 
     /// A client has waited for long: says who has the servers, at most once a second for each pool.
@@ -574,15 +567,16 @@ impl Pool {
     }
 
     /// A place among those who wait. Those for whom a server is being opened are not counted: the pool is not full.
-    fn queue(&self, max_waiting: Option<usize>) -> Result<Waiting<'_>, CheckoutError> {
+    fn queue(&self, settings: &Settings, now: Instant) -> Result<Waiting<'_>, CheckoutError> {
         let is_full = |most: &usize| (self.waiting() + 1).saturating_sub(self.connecting()) > *most;
-        if let Some(most) = max_waiting.filter(is_full) {
+        let is_paused = self.manager().gate().is_shut();
+        if let Some(most) = settings.max_waiting.filter(|most| !is_paused && is_full(most)) {
             let error = CheckoutError::QueueFull(most);
             self.note_rejection(&error);
             return Err(error);
         }
-        let place = self.pressure().wait();
-        self.note_exhaustion();
+        let place = self.pressure().wait(now);
+        self.note_exhaustion(settings, now);
         Ok(place)
     }
 

@@ -7,7 +7,7 @@
 //! # Refuses
 //! To decide anything: nothing here changes who gets a server.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -144,9 +144,10 @@ pub struct Pressure {
 /// Those who wait, and since when there was nothing for them.
 #[derive(Debug, Default)]
 struct Queue {
-    /// By number, so that the first has waited longest.
-    arrivals: BTreeMap<u64, Instant>,
-    next: u64,
+    /// In the order of coming, so that the first has waited longest; those who have left before the first are gaps.
+    arrivals: VecDeque<Option<Instant>>,
+    /// The number of the first.
+    first: u64,
     exhausted_since: Option<Instant>,
     /// Without the time since `exhausted_since`.
     exhausted: Duration,
@@ -158,21 +159,19 @@ impl Pressure {
     }
 
     /// Somebody begins to wait, until the guard is dropped.
-    pub(super) fn wait(&self) -> Waiting<'_> {
-        let since = Instant::now();
+    pub(super) fn wait(&self, since: Instant) -> Waiting<'_> {
         self.waiting.up();
         let mut queue = self.queue();
-        let number = queue.next;
-        queue.next += 1;
-        queue.arrivals.insert(number, since);
+        let number = queue.first + queue.arrivals.len() as u64;
+        queue.arrivals.push_back(Some(since));
         Waiting { pressure: self, number, since, outcome: Outcome::Abandoned }
     }
 
     /// How long the one has waited that has waited longest.
     pub fn oldest_wait(&self, now: Instant) -> Duration {
         let queue = self.queue();
-        let oldest = queue.arrivals.first_key_value();
-        oldest.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(*since))
+        let oldest = queue.arrivals.front().copied().flatten();
+        oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Time with every server busy and somebody waiting.
@@ -223,7 +222,14 @@ impl Queue {
 
     /// While others wait it is as it was: whatever this one got, they have not got.
     fn leave(&mut self, number: u64, now: Instant) {
-        self.arrivals.remove(&number);
+        let at = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        if let Some(arrival) = at.and_then(|at| self.arrivals.get_mut(at)) {
+            *arrival = None;
+        }
+        while let Some(None) = self.arrivals.front() {
+            self.arrivals.pop_front();
+            self.first += 1;
+        }
         self.note(self.exhausted_since.is_some(), now);
     }
 }
@@ -257,7 +263,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
 
         pressure.note(true, at(0)); // nobody waits
-        let waiting = pressure.wait();
+        let waiting = pressure.wait(Instant::now());
         pressure.note(false, at(10)); // a server is on its way
         pressure.note(true, at(20));
         let meanwhile = pressure.exhausted(at(23));
@@ -274,8 +280,8 @@ mod tests {
     #[test]
     fn the_oldest_wait_is_that_of_the_first_who_is_still_there() {
         let pressure = Pressure::default();
-        let first = pressure.wait();
-        let second = pressure.wait();
+        let first = pressure.wait(Instant::now());
+        let second = pressure.wait(Instant::now());
         let later = second.since + Duration::from_secs(1);
 
         let both = pressure.oldest_wait(later);

@@ -32,7 +32,7 @@ impl Pools {
             let now = Instant::now();
             for pool in self.all() {
                 pool.sweep(now);
-                pool.note_exhaustion();
+                pool.note_exhaustion(&pool.settings(), now);
                 pool.replenish();
             }
             self.forget(now);
