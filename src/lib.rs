@@ -160,6 +160,8 @@
 //! - **Headers instead of a scanner.** Frames are judged one by one at the front of the inbox; only those whose body matters are waited for
 //!   whole, the rest streams. When all that has come may go, inbox and outbox change places (`wire/buffer.rs`), which was what a
 //!   scanner for runs was to buy.
+//! - **Fast is what is not done.** Four system calls a transaction are the floor, and most of its cost; `proxy/relay.rs` says what
+//!   keeps the rest small, `benches/` measures it.
 //! - **Session state is asked for, not parsed.** SQL changes sessions in more ways than reading it can tell, so `session/sql.rs` only finds
 //!   texts that *might*; then `session/inspect.rs` asks the server what is there. The identity depends on neither: it is said anew for every
 //!   transaction.

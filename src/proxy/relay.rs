@@ -8,6 +8,16 @@
 //!   block on us without our blocking on either.
 //! - The server is told before it is heard, and given back before the client has read its answer.
 //!
+//! # Why it is fast
+//! A transaction is two reads and two writes, and nine tenths of its CPU are the kernel's price for them and for waking up. No
+//! call is made beside those four; what is left is kept small:
+//! - A read that did not fill its buffer was the last one until the reactor sees more: no read finds nothing.
+//! - What comes and is small goes over the stack into a buffer of its size; what comes and is large changes hands.
+//! - The prelude and the client's first words are one write.
+//! - A server changes hands before its last client has been answered, and wakes the one client whose turn it is.
+//! - Most texts are told from their bytes to need no reading, most tables of parameters from their address to be equal.
+//! - The clock is read when a turn begins and when it ends; what counts is a relaxed addition.
+//!
 //! Cancel safe: the state is in the peers and in the exchange.
 
 use std::future::{Future, poll_fn};
