@@ -427,7 +427,7 @@ impl Pool {
         let mut slow = settings.slow_wait.map(|limit| began + limit).filter(|slow| *slow < deadline);
         let mut timer = pin!(sleep_until(slow.unwrap_or(deadline)));
         let mut reserve = pin!(self.reserved(began, settings.reserve_timeout));
-        let mut again = pin!(None);
+        let mut again = None;
         let mut last_error = None;
         loop {
             if let Some(result) = got.take() {
@@ -439,7 +439,7 @@ impl Pool {
                     Err(error) => {
                         let error = self.on_failure(error)?;
                         last_error = Some(error);
-                        again.set(Some(self.try_again()));
+                        again = Some(Box::pin(self.try_again()));
                     }
                 }
             }
@@ -462,7 +462,7 @@ impl Pool {
                         return Ok(Lease::new(granted, self.clone()));
                     }
                 }
-                Some(result) = async { again.as_mut().as_pin_mut()?.await.into() }, if first_is_done => got = Some(result),
+                Some(result) = async { Some(again.as_mut()?.await) }, if first_is_done => got = Some(result),
                 granted = &mut reserve => return Ok(Lease::new(granted, self.clone())),
                 () = &mut timer => {
                     if slow.take().is_some() {
@@ -586,7 +586,7 @@ impl Pool {
             return std::future::pending().await;
         }
         sleep_until(began + patience).await;
-        match self.reserve.get().await {
+        match Box::pin(self.reserve.get()).await {
             Ok(granted) => granted,
             Err(_) => std::future::pending().await,
         }
