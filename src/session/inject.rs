@@ -63,6 +63,9 @@ const KEEPING_PLANS: [(Step, &[u8]); 7] = [
     (Step::DiscardTemporary, b"DISCARD TEMP"),
 ];
 
+/// Room for a prelude and the words behind it, as they usually are: so that it is asked for once.
+const USUAL: usize = 1_000;
+
 /// What a prelude says.
 pub struct Prelude<'a> {
     /// Which variables say who the user is, and how they are written.
@@ -101,7 +104,8 @@ impl Prelude<'_> {
 
     /// The settings that the server does not have.
     fn to_set(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let has = |name| self.applied.value(name).filter(|_| self.cleaning == Cleaning::None);
+        let is_as_it_was = self.cleaning == Cleaning::None;
+        let has = move |name| if is_as_it_was { self.applied.value(name) } else { None };
         self.wanted.iter().filter(move |(name, value)| has(name) != Some(*value))
     }
 
@@ -116,6 +120,7 @@ impl Prelude<'_> {
 
     /// Says it.
     pub fn write(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline) {
+        outbox.reserve(USUAL);
         if self.cleaning == Cleaning::All {
             // It is its own transaction, and cannot be in another.
             statement(outbox, pipeline, Step::DiscardAll, b"DISCARD ALL");

@@ -39,8 +39,11 @@ impl Buffers {
 /// Moves the first `run` bytes of `inbox` to the end of `outbox`.
 #[inline]
 pub fn forward(inbox: &mut BytesMut, run: usize, outbox: &mut BytesMut) {
+    if run == 0 {
+        return;
+    }
     let tail = inbox.len().saturating_sub(run);
-    if run > 0 && tail == 0 && outbox.capacity() == 0 {
+    if tail == 0 && outbox.capacity() == 0 {
         mem::swap(inbox, outbox);
         return;
     }
