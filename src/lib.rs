@@ -152,9 +152,9 @@
 //! - **SCRAM of our own, over RustCrypto** (`auth/scram.rs`). A login can be passed through without stored passwords only
 //!   with the ClientKey that a client's proof reveals. pgwire's SCRAM does not give it out, compares with `==`, and its client does not check the
 //!   server's nonce. pgwire decodes the few messages of a login (`wire/control.rs`), and nothing on the way of queries.
-//! - **The exchange is five files.** State and order in `exchange.rs`, what a client's frames do in `exchange/from_client.rs`, with
-//!   its statements and what may pass in files of their own, what a server's do in `exchange/from_server.rs`: one file of all was past
-//!   what a reader keeps in mind.
+//! - **The exchange is six files.** State and order in `exchange.rs`, how a turn ends in `exchange/conclusion.rs`, what a client's
+//!   frames do in `exchange/from_client.rs`, with its statements and what may pass in files of their own, what a server's do in
+//!   `exchange/from_server.rs`: one file of all was past what a reader keeps in mind.
 //! - **rustls over *ring*.** It builds with Rust and a C compiler alone; aws-lc-rs, the other choice, brings a larger C library, and on some
 //!   machines cmake. The price is that key exchange with ML-KEM, which only that one has, is not offered.
 //! - **Headers instead of a scanner.** Frames are judged one by one at the front of the inbox; only those whose body matters are waited for
