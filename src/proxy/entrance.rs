@@ -373,7 +373,7 @@ fn takes_token(found: &Proven) -> bool {
 
 /// What a token proves that was given for a password.
 async fn verdict(found: &Proven, token: &Secret) -> Result<Grant, TokenFault> {
-    let Proven { request, seat: Some(seat), verifier: Some(_), .. } = found else {
+    let Proven { request, seat: Some(seat), verifier, .. } = found else {
         return Err(TokenFault::UnknownKey);
     };
     let verdict = match &seat.tokens {
@@ -381,6 +381,8 @@ async fn verdict(found: &Proven, token: &Secret) -> Result<Grant, TokenFault> {
         Some(_) => Err(TokenFault::TooLong),
         None => Err(TokenFault::KeysUnavailable),
     };
+    // Judged for a stranger too, or what that takes would tell who is none.
+    let verdict = if verifier.is_some() { verdict } else { verdict.and(Err(TokenFault::UnknownKey)) };
     if let Err(fault) = &verdict {
         tracing::warn!(user = %request.user, database = %request.database, reason = fault.words(), "token refused");
     }

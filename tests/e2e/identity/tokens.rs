@@ -587,3 +587,31 @@ async fn a_token_does_not_reach_the_server_by_a_replication_connection() {
         assert_eq!((report.severity().as_str(), report.sqlstate().as_str()), ("FATAL", sqlstate));
     }
 }
+
+/// Work is counted, not timed: whoever measures how long a refusal takes measures this.
+#[tokio::test]
+async fn a_strangers_token_costs_what_a_users_does() {
+    let (issuer, other) = (Issuer::new(), Issuer::new());
+    let postgres = Postgres::shared(17).await;
+    for user in ["app", "nobody"] {
+        let published = Published::new(issuer.jwks()).await;
+        let pgusher = Pgusher::before(&postgres)
+            .pool_size(1)
+            .identity()
+            .text("identity", "jwt_keys_url", &published.url)
+            .text("identity", "jwt_from_password", "on")
+            .of_database("user", "\"app\"")
+            .of_database("password", "\"app\"")
+            .start()
+            .await;
+        Raw::login(&pgusher.target().user("app", &issuer.token("ed", &claims(A, 600, "")))).await;
+        let before = published.asked();
+
+        let unknown = other.token_as(r#"{"alg":"EdDSA","kid":"unknown"}"#, "ed", &claims(A, 600, ""));
+        let target = pgusher.target().user(user, &unknown);
+        let report = Raw::connect(&target.address).await.try_login(&target).await.unwrap_err();
+
+        assert_eq!(report.sqlstate(), "28P01");
+        assert_eq!(published.asked() - before, 1, "{user}");
+    }
+}
