@@ -119,8 +119,9 @@ async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError>
     let (mut terminate, mut interrupt) =
         (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     let mut hangup = listen_for(SignalKind::hangup())?;
-    let listeners = bind(&config)?;
+    // Before the addresses of clients: whoever can reach us there finds the metrics, too.
     let metrics = bind_metrics(&config)?;
+    let listeners = bind(&config)?;
     let salts = Salts::random().map_err(|_| StartError::NoRandomness)?;
     let pools = pools(&config);
     let proxy = Arc::new(Proxy::new(edition(&config, &pools), Arc::new(pools), salts));
