@@ -105,7 +105,8 @@ pub(super) async fn relay(
             }
             has_drained |= client.poll_drain(cx).map_err(|_| Ended::Client)?;
             // What has gone makes room to read, or lets what owes nothing come to its end.
-            if !has_more && !(has_drained && is_blocked) {
+            let goes_on = has_more || has_drained && is_blocked;
+            if !goes_on {
                 return watch.poll(cx, &server.exchange, handle, &server.cancel.life).map(Err);
             }
         }
