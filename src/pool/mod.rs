@@ -18,6 +18,7 @@ mod command;
 mod connect_query;
 mod dial;
 mod error;
+mod greeting;
 mod hosts;
 mod lease;
 mod life;
@@ -51,6 +52,7 @@ pub use cap::Cap;
 pub use command::CommandError;
 pub use dial::Address;
 pub use error::{CheckoutError, ConnectError};
+pub use greeting::Greeting;
 pub use hosts::Hosts;
 pub use lease::Lease;
 pub use life::{Doing, Glimpse, Life};
@@ -190,8 +192,8 @@ pub struct Pool {
     is_retired: AtomicBool,
     /// When it was last said who has the servers.
     complained: Mutex<Option<Instant>>,
-    /// Startup settings that a server of this pool has accepted.
-    accepted: Mutex<HashMap<Values, Values>>,
+    /// What follows from startup settings that a server of this pool has accepted.
+    accepted: Mutex<HashMap<Values, Arc<Greeting>>>,
     /// When it was last of use to anyone.
     last_used: Mutex<Instant>,
 }
@@ -335,18 +337,25 @@ impl Pool {
         (size + more, idle + more_idle)
     }
 
-    /// These startup settings, if a server has accepted their like before: then in the allocation all share.
-    pub fn accepted(&self, values: &Values) -> Option<Values> {
-        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).get(values).cloned()
+    /// How a client with these startup settings is greeted, if a server has accepted their like before.
+    pub fn greeting(&self, values: &Values) -> Option<Arc<Greeting>> {
+        let baseline = self.baseline()?;
+        let mut known = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        let greeting = known.get_mut(values)?;
+        if !greeting.is_of(&baseline) {
+            *greeting = Arc::new(Greeting::new(greeting.values.clone(), baseline));
+        }
+        Some(greeting.clone())
     }
 
     /// A server has accepted these startup settings, and made of them what is said.
     pub fn accept(&self, values: Values, accepted: Values) {
+        let greeting = Greeting::new(accepted, self.baseline().unwrap_or_default());
         let mut known = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_ACCEPTED {
             known.clear();
         }
-        known.insert(values, accepted);
+        known.insert(values, Arc::new(greeting));
     }
 
     /// A client may ask for servers, until the guard is dropped.

@@ -21,7 +21,7 @@ use crate::names::{ClientId, ClientKey, Database, PoolKey, Printable, User};
 use crate::net::stream::Remote;
 use crate::net::tls::{Acceptor, Certificate, Handshake, SslMode};
 use crate::net::{Peer, Stream};
-use crate::pool::{CheckoutError, Member, Place};
+use crate::pool::{CheckoutError, Greeting, Member, Place};
 use crate::proxy::admission::{Admission, Applicant, demanded};
 use crate::proxy::cancel::{About, Entry};
 use crate::proxy::catalog::Seat;
@@ -530,14 +530,19 @@ async fn admit(
     if let Some(grant) = grant {
         state.claim = Claim::granted(grant);
     }
-    match (pool.baseline(), pool.accepted(&state.startup)) {
-        (Some(baseline), Some(accepted)) => adopt(&mut state, accepted, baseline),
-        _ => try_settings(peer, &mut state, &entry, &member).await?,
+    let greeting = pool.greeting(&state.startup);
+    match &greeting {
+        Some(greeting) => adopt(&mut state, greeting),
+        None => try_settings(peer, &mut state, &entry, &member).await?,
     }
     if let Some(signature) = signature {
         sign(&mut state, &signature);
     }
-    opening::welcome(&mut peer.buffers.outbox, state.told.iter(), &entry.handle.key);
+    let (outbox, key) = (&mut peer.buffers.outbox, &entry.handle.key);
+    match &greeting {
+        Some(greeting) => opening::welcome_with(outbox, &greeting.words, key),
+        None => opening::welcome(outbox, state.told.iter(), key),
+    }
     peer.drain().await.map_err(|_| None)?;
     let (user, database) = (request.user, request.database);
     Ok(Admitted::Guest { state, entry, member, user, database, tokens, permits })
@@ -631,16 +636,10 @@ fn places(proxy: &Proxy, seat: &Seat) -> Result<Vec<Place>, Denied> {
 }
 
 /// Settings a server has accepted before, and what it will report with them.
-fn adopt(state: &mut ClientState, accepted: Values, baseline: Parameters) {
-    let mut told = baseline;
-    for (name, value) in accepted.iter() {
-        if told.value(name).is_some() {
-            told.set(name, value);
-        }
-    }
-    state.welcome(told);
-    state.wanted = accepted.clone();
-    state.startup = accepted;
+fn adopt(state: &mut ClientState, greeting: &Greeting) {
+    state.welcome(greeting.told.clone());
+    state.wanted = greeting.values.clone();
+    state.startup = greeting.values.clone();
 }
 
 /// Tries the client's settings on a server, which also says what it reports.

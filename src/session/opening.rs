@@ -68,6 +68,9 @@ use crate::wire::write;
 /// The longest message a client may prove itself with (`PG_MAX_AUTH_TOKEN_LENGTH`).
 pub const MAX_PASSWORD_MESSAGE: usize = 64 << 10;
 
+/// AuthenticationOk, ReadyForQuery, and BackendKeyData without the secret.
+const LAST_WORDS: usize = 9 + 6 + 9;
+
 /// The longest message of SASL, its type byte included (`PG_MAX_SASL_MESSAGE_LENGTH` in auth-sasl.c): a stranger has no more kept
 /// of what it says than it takes.
 pub const MAX_SASL_MESSAGE: usize = 1 + 1024;
@@ -554,6 +557,13 @@ impl Advance {
     }
 }
 
+/// Tells a client parameters of the server.
+pub fn tell<'a>(outbox: &mut BytesMut, parameters: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) {
+    for (name, value) in parameters {
+        write::parameter_status(outbox, name, value);
+    }
+}
+
 /// The last words of an opening, in one piece: AuthenticationOk, the server's parameters, the client's cancel key
 /// and ReadyForQuery. NegotiateProtocolVersion was said before, where it was due.
 pub fn welcome<'a>(
@@ -561,10 +571,16 @@ pub fn welcome<'a>(
     parameters: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     key: &ClientKey,
 ) {
+    let mut told = BytesMut::new();
+    tell(&mut told, parameters);
+    welcome_with(outbox, &told, key);
+}
+
+/// The same, with the parameters as [`tell`] has written them.
+pub fn welcome_with(outbox: &mut BytesMut, told: &[u8], key: &ClientKey) {
+    outbox.reserve(told.len() + LAST_WORDS + key.secret().len());
     write::authentication_ok(outbox);
-    for (name, value) in parameters {
-        write::parameter_status(outbox, name, value);
-    }
+    outbox.extend_from_slice(told);
     write::backend_key_data(outbox, key.process_id(), key.secret());
     write::ready_for_query(outbox, b'I');
 }
