@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use crate::net::Stream;
 
-/// What outgoing connections are tuned with.
+/// What connections are tuned with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tuning {
     /// Idle time before probes.
@@ -43,7 +43,7 @@ pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// The system's.
 pub async fn tcp(address: SocketAddr, tuning: Tuning) -> io::Result<Stream> {
     let stream = Stream::Tcp(TcpStream::connect(address).await?);
-    stream.tune(tuning.keepalive, tuning.user_timeout)?;
+    stream.tune(tuning)?;
     Ok(stream)
 }
 

@@ -3,6 +3,7 @@
 //! # Promises
 //! - A listener that has run out of descriptors waits and tries again; it never spins and never ends.
 //! - A stale socket file is replaced; one that somebody still listens on is not.
+//! - A TCP connection comes tuned: it has what its listener had when the kernel took it in, which costs no system call.
 //!
 //! # Refuses
 //! To serve: an accepted stream is handed over at once.
@@ -13,10 +14,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::net::Stream;
+use crate::net::connect::Tuning;
+use crate::net::stream::{Remote, tune};
 
 /// The first pause after a failed accept; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -29,6 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Listener {
     kind: Kind,
     pause: Duration,
+    /// What connections inherit.
+    tuned: Option<Tuning>,
 }
 
 #[derive(Debug)]
@@ -53,7 +58,7 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let listener = TcpListener::from_std(socket.into())?;
-        Ok(Self { kind: Kind::Tcp(listener), pause: FIRST_PAUSE })
+        Ok(Self { kind: Kind::Tcp(listener), pause: FIRST_PAUSE, tuned: None })
     }
 
     /// Listens on `.s.PGSQL.<port>` in `directory`.
@@ -70,7 +75,7 @@ impl Listener {
         }
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
-        Ok(Self { kind: Kind::Unix(listener, path), pause: FIRST_PAUSE })
+        Ok(Self { kind: Kind::Unix(listener, path), pause: FIRST_PAUSE, tuned: None })
     }
 
     /// Where it listens, for the log.
@@ -83,21 +88,45 @@ impl Listener {
         }
     }
 
-    /// The next client. The text is why one could not be accepted; the pause after it has been kept.
+    /// Has connections tuned so from now on: Linux copies the options of the listener (`inet_csk_clone_lock`). What is in the
+    /// kernel's queue already keeps what it has, as what was accepted before does.
+    ///
+    /// # Errors
+    /// The system's, for an option it refuses.
+    pub fn tune(&mut self, tuning: Tuning) -> io::Result<()> {
+        match &self.kind {
+            Kind::Tcp(listener) if !self.is_tuned(tuning) => {
+                self.tuned = Some(tuning);
+                tune(&SockRef::from(listener), tuning)
+            }
+            Kind::Tcp(_) | Kind::Unix(..) => Ok(()),
+        }
+    }
+
+    /// Whether what it accepts is tuned so.
+    pub fn is_tuned(&self, tuning: Tuning) -> bool {
+        self.tuned == Some(tuning)
+    }
+
+    /// The next client, and where it comes from. The text is why one could not be accepted; the pause after it has been kept.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     /// What the system said; the caller tells and calls again.
-    pub async fn accept(&mut self) -> io::Result<Stream> {
+    pub async fn accept(&mut self) -> io::Result<(Stream, Remote)> {
         let accepted = match &self.kind {
-            Kind::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
-            Kind::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            Kind::Tcp(listener) => {
+                listener.accept().await.map(|(stream, remote)| (Stream::Tcp(stream), Remote::Tcp(remote)))
+            }
+            Kind::Unix(listener, _) => {
+                listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), Remote::Unix))
+            }
         };
         match accepted {
-            Ok(stream) => {
+            Ok(accepted) => {
                 self.pause = FIRST_PAUSE;
-                Ok(stream)
+                Ok(accepted)
             }
             // The client gave up before we came to it.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(error),
@@ -128,6 +157,34 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(directory.path().join(".s.PGSQL.1")).unwrap());
 
         assert!(Listener::unix(directory.path(), 1, 0o700).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_tuned_as_its_listener_is() {
+        let tuning = |keepalive: Option<u64>, user_timeout: Option<u64>| Tuning {
+            keepalive: keepalive.map(Duration::from_secs),
+            user_timeout: user_timeout.map(Duration::from_secs),
+        };
+        let mut listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0)), 16).unwrap();
+        let address = listener.name();
+        for wanted in [tuning(Some(77), Some(9)), tuning(Some(78), None), tuning(None, Some(9))] {
+            listener.tune(wanted).unwrap();
+            let client = std::net::TcpStream::connect(&address).unwrap();
+
+            let (stream, remote) = listener.accept().await.unwrap();
+
+            let Stream::Tcp(stream) = stream else { unreachable!("it came by TCP") };
+            let socket = SockRef::from(&stream);
+            assert_eq!(remote, Remote::Tcp(client.local_addr().unwrap()));
+            assert!(socket.tcp_nodelay().unwrap());
+            assert_eq!(socket.keepalive().unwrap(), wanted.keepalive.is_some());
+            if let Some(idle) = wanted.keepalive {
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), idle);
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+                assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+            }
+            assert_eq!(socket.tcp_user_timeout().unwrap(), wanted.user_timeout);
+        }
     }
 
     #[tokio::test]

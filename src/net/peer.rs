@@ -166,9 +166,12 @@ impl Peer {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
 
-    /// Writes what is left as far as the socket takes it at once, and closes.
+    /// Writes what is left, and closes. Only TLS has something to say about that; a plain connection that is dropped
+    /// is closed, and shutting it down first would be one more system call to the same end.
     pub async fn close(mut self) {
         let _ = self.drain().await;
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
+        if self.stream.is_encrypted() {
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
+        }
     }
 }

@@ -23,6 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use crate::net::connect::Tuning;
+
 /// A connection.
 #[derive(Debug)]
 pub enum Stream {
@@ -57,20 +59,8 @@ impl Stream {
     ///
     /// # Errors
     /// The system's, for an option it refuses.
-    pub fn tune(&self, keepalive: Option<Duration>, user_timeout: Option<Duration>) -> io::Result<()> {
-        let Some(stream) = self.tcp() else { return Ok(()) };
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
-        if let Some(idle) = keepalive {
-            let probe = Duration::from_secs(10);
-            socket.set_tcp_keepalive(
-                &TcpKeepalive::new().with_time(idle).with_interval(probe).with_retries(3),
-            )?;
-        }
-        if user_timeout.is_some() {
-            socket.set_tcp_user_timeout(user_timeout)?;
-        }
-        Ok(())
+    pub fn tune(&self, tuning: Tuning) -> io::Result<()> {
+        self.tcp().map_or(Ok(()), |stream| tune(&SockRef::from(stream), tuning))
     }
 
     /// Who is at the other end.
@@ -161,6 +151,20 @@ impl Stream {
             Self::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
+}
+
+/// Tunes a connection, or all that come of a listener.
+pub(super) fn tune(socket: &SockRef<'_>, tuning: Tuning) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    match tuning.keepalive {
+        Some(idle) => {
+            let probe = Duration::from_secs(10);
+            let probes = TcpKeepalive::new().with_time(idle).with_interval(probe).with_retries(3);
+            socket.set_tcp_keepalive(&probes)?;
+        }
+        None => socket.set_keepalive(false)?,
+    }
+    socket.set_tcp_user_timeout(tuning.user_timeout)
 }
 
 /// Whether the peer will say no more, as far as the reactor has seen, whatever is still to be read.

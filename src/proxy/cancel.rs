@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use crate::names::{ClientId, ClientKey, Database, PoolKey, User};
 use crate::net::Peer;
+use crate::net::stream::Remote;
 use crate::pool::{Aim, CancelTarget, ConnectError};
 use crate::wire::write;
 
@@ -71,6 +72,13 @@ pub struct About {
     pub application_name: Box<[u8]>,
     /// `none`, `logical` or `physical`.
     pub replication: &'static str,
+}
+
+impl About {
+    /// Where it comes from, be it this machine.
+    pub fn origin(&self) -> Remote {
+        self.remote.map_or(Remote::Unix, Remote::Tcp)
+    }
 }
 
 /// What a client is doing.

@@ -14,7 +14,7 @@
 //! # Refuses
 //! To judge bytes; to find words for a client beyond [`crate::proxy::farewell`].
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -24,10 +24,11 @@ use tokio::time::timeout;
 use crate::auth::{Method, Secret};
 use crate::drain::Present;
 use crate::names::ClientId;
+use crate::net::stream::Remote;
 use crate::net::{Peer, Stream};
 use crate::pool::{Doing, Injected, Lease, Tally};
 use crate::proxy::Proxy;
-use crate::proxy::cancel::{Found, Order, deliver};
+use crate::proxy::cancel::{Entry, Found, Order, deliver};
 use crate::proxy::catalog::Seat;
 use crate::proxy::checkout::{NoLease, checkout};
 use crate::proxy::counts::{Cancelled, Login};
@@ -45,12 +46,34 @@ use crate::token::has_passed;
 /// Times a turn is begun again when none of the client's words were executed.
 const TRIES: u32 = 3;
 
-/// Serves a client until it is gone; until then it is `_here`.
-pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here: Present) {
-    let remote = stream.remote().map_or_else(|_| "gone".to_owned(), |remote| remote.to_string());
+/// Serves a client until it is gone; until then it is `here`.
+///
+/// What logging in and leaving need is boxed: the task is kept small for the thousands that idle.
+pub(super) fn serve(
+    proxy: Arc<Proxy>,
+    stream: Stream,
+    remote: Remote,
+    id: ClientId,
+    here: Present,
+) -> impl Future<Output = ()> + Send {
+    let arriving = Box::pin(arrive(proxy, stream, remote, id));
+    async move {
+        if let Some(mut client) = arriving.await {
+            let ended = client.live().await;
+            Box::pin(client.farewell(ended)).await;
+        }
+        drop(here);
+    }
+}
+
+/// Until there is a client that has been let in, or whoever came is gone.
+async fn arrive(proxy: Arc<Proxy>, stream: Stream, remote: Remote, id: ClientId) -> Option<Client> {
     let came = Instant::now();
-    let Some(stranger) = proxy.strangers.take_now() else { return turn_away(&proxy, stream, id, &remote) };
-    let arrival = Box::pin(receive(&proxy, Peer::new(stream), id)).await;
+    let Some(stranger) = proxy.strangers.take_now() else {
+        turn_away(&proxy, stream, id, remote);
+        return None;
+    };
+    let arrival = receive(&proxy, Peer::new(stream), remote, id).await;
     drop(stranger);
     match arrival {
         Arrival::Cancel(key, peer) => {
@@ -93,13 +116,14 @@ pub(super) async fn serve(proxy: Arc<Proxy>, stream: Stream, id: ClientId, _here
         Arrival::Welcome(guest) => {
             proxy.counts.logins.count(Login::Ok);
             proxy.counts.login.observe(came.elapsed());
-            Client::new(proxy, guest, id, &remote).live().await;
+            return Some(Client::new(proxy, guest, id));
         }
     }
+    None
 }
 
 /// Nothing is read of whoever comes when too many are on their way in, and nobody waits for it to listen.
-fn turn_away(proxy: &Proxy, stream: Stream, id: ClientId, remote: &str) {
+fn turn_away(proxy: &Proxy, stream: Stream, id: ClientId, remote: Remote) {
     let (denied, mut peer) = (Denied::TooManyClients, Peer::new(stream));
     denied.write("FATAL", &mut peer.buffers.outbox);
     let _ = peer.poll_drain(&mut Context::from_waker(Waker::noop()));
@@ -110,7 +134,6 @@ fn turn_away(proxy: &Proxy, stream: Stream, id: ClientId, remote: &str) {
 /// What is looked at rarely, kept apart so that an idle client is small.
 struct Record {
     id: ClientId,
-    remote: String,
     since: Instant,
     /// How far the rules of its edition hold.
     adoption: Adoption,
@@ -123,7 +146,7 @@ struct Record {
 struct Client {
     proxy: Arc<Proxy>,
     record: Box<Record>,
-    /// The server it keeps although its transaction is over.
+    /// The server it has: while a turn lasts, or longer if it keeps it although its transaction is over.
     held: Option<Lease>,
 }
 
@@ -138,24 +161,25 @@ enum Wish {
 }
 
 impl Client {
-    fn new(proxy: Arc<Proxy>, guest: Box<Guest>, id: ClientId, remote: &str) -> Self {
+    fn new(proxy: Arc<Proxy>, guest: Box<Guest>, id: ClientId) -> Self {
         let (since, adoption) = (Instant::now(), Adoption::Whole);
-        let (own, counted) = (remote.to_owned(), (0, 0));
-        let record = Record { id, remote: own, since, adoption, counted, guest: *guest };
+        let record = Record { id, since, adoption, counted: (0, 0), guest: *guest };
         if record.guest.edition.logs_connections {
-            let Guest { user, database, .. } = &record.guest;
+            let Guest { user, database, entry, .. } = &record.guest;
+            let remote = origin(entry);
             tracing::info!(client = %id, remote, %database, %user, "client connected");
         }
         Self { proxy, record: Box::new(record), held: None }
     }
 
-    async fn live(mut self) {
-        let ended = loop {
+    /// Until it ends, and why it does.
+    async fn live(&mut self) -> Ended {
+        loop {
             match self.idle().await {
-                Wish::End(ended) => break ended,
+                Wish::End(ended) => return ended,
                 Wish::News => match Box::pin(self.hear_news()).await {
                     Ok(()) => continue,
-                    Err(ended) => break ended,
+                    Err(ended) => return ended,
                 },
                 Wish::Server => {}
                 Wish::Verdict(token) => {
@@ -164,11 +188,9 @@ impl Client {
                 }
             }
             if let Err(ended) = self.turn().await {
-                break ended;
+                return ended;
             }
-        };
-        // Large and last: it is not kept room for while the client lives.
-        Box::pin(self.farewell(ended)).await;
+        }
     }
 
     /// Until there is something to do for a server.
@@ -304,8 +326,10 @@ impl Client {
     /// One turn with a server: usually one transaction.
     async fn turn(&mut self) -> Result<(), Ended> {
         for attempt in 1..=TRIES {
-            let Some(lease) = self.lease().await? else { return Ok(()) };
-            match self.talk(lease).await? {
+            if !self.lease().await? {
+                return Ok(());
+            }
+            match self.talk().await? {
                 Spoken::Done => return Ok(()),
                 Spoken::Nothing(_) if self.was_cancelled() => {
                     self.deny(&Denied::Cancelled);
@@ -338,16 +362,19 @@ impl Client {
         idle::deny(state, &mut peer.buffers, |outbox| denied.write("ERROR", outbox));
     }
 
-    /// The server it keeps, or one of its pool's; `None` if it has been told why there is none.
-    async fn lease(&mut self) -> Result<Option<Lease>, Ended> {
-        if let Some(mut lease) = self.held.take() {
+    /// Holds the server it keeps, or one of its pool's; `false` if it has been told why there is none.
+    async fn lease(&mut self) -> Result<bool, Ended> {
+        if let Some(lease) = &mut self.held {
             lease.pin(false);
             self.record.guest.entry.handle.has(&lease.cancel);
-            return Ok(Some(lease));
+            return Ok(true);
         }
         let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
         match checkout(member.pool(), peer, &entry.handle, state).await {
-            Ok(lease) => return Ok(Some(lease)),
+            Ok(lease) => {
+                self.held = Some(lease);
+                return Ok(true);
+            }
             Err(NoLease::ClientGone) => return Err(Ended::ClientGone),
             Err(NoLease::Ordered) => return Err(Ended::Drained),
             Err(NoLease::Cancelled) => self.deny(&Denied::Cancelled),
@@ -360,13 +387,16 @@ impl Client {
             }
         }
         self.record.guest.entry.handle.has_nothing();
-        Ok(None)
+        Ok(false)
     }
 
     /// Moves bytes until the turn is over, and gives the server back.
-    async fn talk(&mut self, mut lease: Lease) -> Result<Spoken, Ended> {
+    ///
+    /// The lease stays where it is meanwhile: in a variable of its own, idle clients would have room for it twice.
+    async fn talk(&mut self) -> Result<Spoken, Ended> {
+        let Some(lease) = &mut self.held else { return Err(Ended::ServerGone) };
         let Guest { peer, state, entry, member, .. } = &mut self.record.guest;
-        let server = &mut *lease;
+        let server = &mut **lease;
         let began = Instant::now();
         server.cancel.life.lend(self.record.id, began);
         let (answered, swept, pinned) = (server.exchange.answered(), server.exchange.sweeps(), state.pins);
@@ -403,6 +433,7 @@ impl Client {
         }
         lease.count_traffic();
         self.count(queries, (whole, thought));
+        let Some(lease) = self.held.take() else { return Err(Ended::ServerGone) };
         match result {
             Ok(outcome) => self.conclude(outcome, lease, whole, now),
             Err(ended) => self.interrupted(ended, lease),
@@ -591,13 +622,14 @@ impl Client {
         if let Some(lease) = self.held.take() {
             self.abandon(lease);
         }
-        let Record { id, remote, since, guest, counted, .. } = *self.record;
+        let Record { id, since, guest, counted, .. } = *self.record;
         self.proxy.counts.departures.count(ended.departure());
         let (received, sent) = guest.peer.traffic();
         let stats = guest.member.pool().stats();
         stats.add_bytes(received.saturating_sub(counted.0), sent.saturating_sub(counted.1));
         if guest.edition.logs_connections {
-            let Guest { user, database, .. } = &guest;
+            let Guest { user, database, entry, .. } = &guest;
+            let remote = origin(entry);
             let seconds = since.elapsed().as_secs_f64();
             tracing::info!(client = %id, remote, %database, %user, reason = %ended, seconds, received, sent, "client disconnected");
         }
@@ -609,6 +641,11 @@ impl Client {
         // Its last words are owed to the client, but not for ever.
         let _ = timeout(guest.edition.settings.login_timeout, peer.close()).await;
     }
+}
+
+/// Where a client comes from, for the log.
+fn origin(entry: &Entry) -> Option<tracing::field::DisplayValue<Remote>> {
+    entry.handle.about().map(|about| tracing::field::display(about.origin()))
 }
 
 /// What came of a turn.

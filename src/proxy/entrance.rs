@@ -6,6 +6,7 @@
 //! - Where encryption is required, or a certificate, nobody is looked up before it is there. A cancel request needs
 //!   neither, as in PostgreSQL: old clients send it plain.
 //! - Startup settings are tried on a server before the client is let in, once for each set of them.
+//! - What few logins need is boxed where it is waited for: all of it inline is eight kilobytes, moved with every login.
 //!
 //! # Refuses
 //! To serve: what comes out is a [`Guest`], ready to speak.
@@ -113,7 +114,7 @@ enum Opened {
 /// Lets a client in, or not.
 ///
 /// Not cancel safe: what has been read is lost with the peer.
-pub(super) async fn receive(proxy: &Arc<Proxy>, peer: Peer, id: ClientId) -> Arrival {
+pub(super) async fn receive(proxy: &Arc<Proxy>, peer: Peer, remote: Remote, id: ClientId) -> Arrival {
     let edition = proxy.edition();
     let limit = edition.settings.login_timeout;
     let (mut peer, proven) = match timeout(limit, open(proxy, &edition, peer)).await {
@@ -130,7 +131,7 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, peer: Peer, id: ClientId) -> Arr
         Err(_) => return Arrival::Lost(Login::TimedOut),
     };
     let (database, user) = (proven.request.database.clone(), proven.request.user.clone());
-    match admit(proxy, &edition, &mut peer, id, proven).await {
+    match admit(proxy, &edition, &mut peer, (id, remote), proven).await {
         Ok(Admitted::Guest { state, entry, member, user, database, tokens, permits }) => {
             peer.give_up();
             Arrival::Welcome(Box::new(Guest {
@@ -155,7 +156,7 @@ pub(super) async fn receive(proxy: &Arc<Proxy>, peer: Peer, id: ClientId) -> Arr
         Err(Some(denied)) => {
             if matches!(&denied, Denied::Checkout(CheckoutError::Connect(error)) if error.is_of_credential())
             {
-                edition.verifiers.doubt(&database, &user).await;
+                Box::pin(edition.verifiers.doubt(&database, &user)).await;
             }
             denied.write("FATAL", &mut peer.buffers.outbox);
             let _ = timeout(limit, peer.close()).await;
@@ -178,7 +179,7 @@ async fn open(proxy: &Proxy, edition: &Edition, mut peer: Peer) -> Opened {
             Ok(None) => {}
             Err(arrival) => return Opened::Turned(Some(peer), arrival),
         }
-        match encrypt(acceptor, peer, &mut opening, &proxy.counts.handshakes).await {
+        match Box::pin(encrypt(acceptor, peer, &mut opening, &proxy.counts.handshakes)).await {
             Ok(encrypted) => (peer, door.certificate) = encrypted,
             Err(arrival) => return Opened::Turned(None, arrival),
         }
@@ -221,7 +222,7 @@ impl Door<'_> {
             let buffers = &mut peer.buffers;
             let step = match opening.on_input(&mut buffers.inbox, &mut buffers.outbox) {
                 Ok(step) => step,
-                Err(error) => return Err(self.fail(peer, found.as_ref(), &error).await),
+                Err(error) => return Err(Box::pin(self.fail(peer, found.as_ref(), &error)).await),
             };
             match step {
                 Step::Cancel(key) => return Err(Arrival::Cancel(key, None)),
@@ -239,9 +240,9 @@ impl Door<'_> {
                     }
                 }
                 Step::NeedsKeys { password, salt, iterations } => {
-                    let keys = self.proxy.pools.hashing().keys(&password, &salt, iterations).await;
+                    let keys = Box::pin(self.proxy.pools.hashing().keys(&password, &salt, iterations)).await;
                     if let Err(error) = opening.with_keys(&keys.ok_or_else(gone)?) {
-                        return Err(self.fail(peer, found.as_ref(), &error).await);
+                        return Err(Box::pin(self.fail(peer, found.as_ref(), &error)).await);
                     }
                 }
                 Step::Proven(proof) => {
@@ -325,7 +326,8 @@ impl Door<'_> {
 /// Has the SCRAM verifier of a plaintext secret made, if that is what the client will be checked against.
 async fn prepare(proxy: &Proxy, method: Method, found: &Proven) {
     let (Method::ScramSha256, Some(Verifier::Plaintext(plain))) = (method, &found.verifier) else { return };
-    crate::proxy::prepare(found.request.user.as_bytes(), plain, &proxy.salts, proxy.pools.hashing()).await;
+    let user = found.request.user.as_bytes();
+    Box::pin(crate::proxy::prepare(user, plain, &proxy.salts, proxy.pools.hashing())).await;
 }
 
 /// What a client's certificate says of the user it wants to be.
@@ -423,7 +425,7 @@ async fn resolve(edition: &Edition, mut request: LoginRequest) -> Proven {
     let mut suffix = None;
     if takes_suffix
         && let Some(dot) = request.user.as_bytes().iter().position(|byte| *byte == b'.')
-        && edition.verifiers.find(&request.database, &request.user).await.is_none()
+        && Box::pin(edition.verifiers.find(&request.database, &request.user)).await.is_none()
     {
         let (name, rest) = request.user.as_bytes().split_at(dot);
         suffix = rest.get(1..).map(<[u8]>::to_vec);
@@ -451,7 +453,7 @@ async fn look_up(edition: &Edition, method: Method, found: &Proven) -> Option<Ve
         // Nobody is asked about who proves nothing; a listed password is what servers are told.
         Method::Cert => edition.verifiers.listed(user.as_bytes()),
         Method::Trust if !takes_token(found) => edition.verifiers.listed(user.as_bytes()),
-        _ => edition.verifiers.find(database, user).await,
+        _ => Box::pin(edition.verifiers.find(database, user)).await,
     };
     verifier.filter(|_| found.is_expected(edition))
 }
@@ -494,12 +496,12 @@ async fn admit(
     proxy: &Arc<Proxy>,
     edition: &Edition,
     peer: &mut Peer,
-    id: ClientId,
+    (id, remote): (ClientId, Remote),
     proven: Proven,
 ) -> Result<Admitted, Option<Denied>> {
     let Proven { mut request, seat, credential, suffix, certificate, grant, .. } = proven;
     if edition.settings.console.is_console(&request.database) {
-        return visit(proxy, edition, peer, id, request).await;
+        return Box::pin(visit(proxy, edition, peer, (id, remote), request)).await;
     }
     let unknown = || Denied::UnknownDatabase(request.database.to_string());
     let seat = seat.ok_or_else(unknown)?;
@@ -508,21 +510,23 @@ async fn admit(
     }
     let permits = places(proxy, &seat)?;
     let entry = proxy.clients.enter(id, request.cancel_secret_len()).map_err(|_| None)?;
-    entry.handle.introduce(about(&request, peer, Some(seat.key.clone())));
     let identities = startup_identities(&seat.rules, &request, suffix.as_deref(), certificate.as_ref())?;
     let grant = startup_grant(&seat, &request, grant).await?;
     if request.replication != Replication::None {
         // The others go to the server as they are.
         request.parameters.retain(|(name, _)| seat.rules.identity.subject(name) != Some(Subject::Token));
+        entry.handle.introduce(about(&request, peer, remote, Some(seat.key.clone())));
         return Ok(Admitted::Pilgrim { request, seat, credential, entry });
     }
     let tokens = seat.tokens.clone();
     let startup = startup_values(edition, &seat.rules, &request);
-    let signature = signature(&seat, peer);
+    let signature = signature(&seat, remote);
     let pool = proxy.pools.pool(&seat.key, || seat.recipe);
     if let Some(credential) = credential {
         pool.learn(credential);
     }
+    let request = with_names_of(request, pool.key());
+    entry.handle.introduce(about(&request, peer, remote, Some(pool.key().clone())));
     let member = pool.join();
     let statements = pool.statements();
     let told = Parameters::default();
@@ -533,7 +537,7 @@ async fn admit(
     let greeting = pool.greeting(&state.startup);
     match &greeting {
         Some(greeting) => adopt(&mut state, greeting),
-        None => try_settings(peer, &mut state, &entry, &member).await?,
+        None => Box::pin(try_settings(peer, &mut state, &entry, &member)).await?,
     }
     if let Some(signature) = signature {
         sign(&mut state, &signature);
@@ -553,7 +557,7 @@ async fn visit(
     proxy: &Arc<Proxy>,
     edition: &Edition,
     peer: &mut Peer,
-    id: ClientId,
+    (id, remote): (ClientId, Remote),
     request: LoginRequest,
 ) -> Result<Admitted, Option<Denied>> {
     let role = edition.settings.console.role(&request.user);
@@ -563,7 +567,7 @@ async fn visit(
         Role::Reader => Some(proxy.places.take_now().ok_or(Denied::TooManyClients)?),
     };
     let entry = proxy.clients.enter(id, request.cancel_secret_len()).map_err(|_| None)?;
-    entry.handle.introduce(about(&request, peer, None));
+    entry.handle.introduce(about(&request, peer, remote, None));
     let version = edition.settings.console.version().rsplit(' ').next().unwrap_or_default();
     let version = format!("{version}/bouncer");
     let parameters: [(&[u8], &[u8]); 7] = [
@@ -580,17 +584,26 @@ async fn visit(
     Ok(Admitted::Visitor { user: request.user, role, entry, place })
 }
 
+/// The same names as its pool has, in the allocations that all clients of the pool share.
+fn with_names_of(mut request: LoginRequest, key: &PoolKey) -> LoginRequest {
+    request.database = key.database.clone();
+    if request.user == key.user {
+        request.user = key.user.clone();
+    }
+    request
+}
+
 /// Who this is, for those who look.
-fn about(request: &LoginRequest, peer: &Peer, pool: Option<PoolKey>) -> About {
+fn about(request: &LoginRequest, peer: &Peer, remote: Remote, pool: Option<PoolKey>) -> About {
     let stream = peer.stream();
     let name = request.parameters.iter().rev().find(|(name, _)| &**name == APPLICATION_NAME);
     About {
         user: request.user.clone(),
         database: request.database.clone(),
         pool,
-        remote: match stream.remote() {
-            Ok(Remote::Tcp(address)) => Some(address),
-            _ => None,
+        remote: match remote {
+            Remote::Tcp(address) => Some(address),
+            Remote::Unix => None,
         },
         local: stream.local(),
         is_encrypted: stream.is_encrypted(),
@@ -605,10 +618,9 @@ fn about(request: &LoginRequest, peer: &Peer, pool: Option<PoolKey>) -> About {
 }
 
 /// What is appended to the application name, if anything: where the client comes from.
-fn signature(seat: &Seat, peer: &Peer) -> Option<Signature> {
+fn signature(seat: &Seat, remote: Remote) -> Option<Signature> {
     let upstream = &seat.recipe.upstream;
-    let remote = peer.stream().remote().ok().filter(|_| upstream.application_name_add_client)?;
-    Some(Signature {
+    upstream.application_name_add_client.then(|| Signature {
         fallback: upstream.application_name.clone().unwrap_or_default(),
         remote: remote.to_string(),
     })

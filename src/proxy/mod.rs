@@ -44,6 +44,7 @@ use crate::names::ClientId;
 use crate::net::Stream;
 use crate::net::connect::Tuning;
 use crate::net::listen::Listener;
+use crate::net::stream::Remote;
 use crate::net::tls::Acceptor;
 use crate::pool::{Places, Pools};
 use crate::proxy::cancel::{Clients, Order};
@@ -201,8 +202,18 @@ impl Proxy {
     /// Cancel safe.
     pub async fn accept(self: Arc<Self>, mut listener: Listener) {
         loop {
+            if let Err(error) = listener.tune(self.edition().tuning) {
+                tracing::warn!(listener = listener.name(), %error, "cannot tune clients' connections");
+            }
             match listener.accept().await {
-                Ok(stream) => self.clone().welcome(stream),
+                Ok((stream, remote)) => {
+                    let tuning = self.edition().tuning;
+                    // There was a reload while it waited for this one.
+                    if !listener.is_tuned(tuning) {
+                        let _ = stream.tune(tuning);
+                    }
+                    self.clone().welcome(stream, remote);
+                }
                 Err(error) => tracing::warn!(listener = listener.name(), %error, "cannot accept a client"),
             }
         }
@@ -223,14 +234,10 @@ impl Proxy {
         }));
     }
 
-    fn welcome(self: Arc<Self>, stream: Stream) {
-        let tuning = self.edition().tuning;
-        if let Err(error) = stream.tune(tuning.keepalive, tuning.user_timeout) {
-            tracing::debug!(%error, "cannot tune a client's connection");
-        }
+    fn welcome(self: Arc<Self>, stream: Stream, remote: Remote) {
         let id = ClientId(self.next_client.fetch_add(1, Ordering::Relaxed));
         let drain = self.drain.clone();
-        drain.track(|here| client::serve(self, stream, id, here));
+        drain.track(|here| client::serve(self, stream, remote, id, here));
     }
 
     /// Tells every client to leave at its next transaction boundary.
