@@ -1,6 +1,7 @@
 # make demo    the main job: install what is missing, build, show users kept apart through one pooled server
 # make test    everything CI runs: install what is missing, then all tests
-# make bench   what the core costs, then pgbench against us, PgBouncer and PostgreSQL itself; ARGS=--full for all of it
+# make bench   what the core costs, then pgbench against us, PgBouncer and PostgreSQL itself; ARGS=--full for all of it,
+#              PGBOUNCER=… for another one than the system's
 # make lint    formatting, clippy and documentation, warnings being errors
 # make fuzz    each fuzz target for a while (FUZZ_SECONDS), with cargo-fuzz and a nightly toolchain
 # make clean   stops the servers of the tests and forgets what was built; .tools stays
@@ -43,6 +44,7 @@ test: install
 
 bench: install build
 	@cargo bench --bench core
+	@cargo bench --bench core -- --instructions
 	@benches/pgbench/run.py $(ARGS)
 
 lint:

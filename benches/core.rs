@@ -2,6 +2,8 @@
 //!
 //! Each case is timed in batches of about ten milliseconds; printed are the fastest batch, which other work on the
 //! machine disturbs least, and the median. The bytes are those of a small SELECT: what pgbench says with `-S`.
+//!
+//! With `--instructions` they are counted instead, by callgrind: slower to get, and the same however busy the machine is.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot go on may end")]
 
@@ -9,6 +11,8 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
@@ -36,38 +40,84 @@ use pgusher::wire::{Buffers, Header, write};
 const SELECT: &[u8] = b"SELECT abalance FROM pgbench_accounts WHERE aid = 54321;";
 const USER: &[u8] = b"6f2b1c3e-8a4d-4f5e-9c7b-0123456789ab";
 
-fn main() {
+/// What the copy of us that callgrind runs is told.
+const UNDER_CALLGRIND: &str = "--under-callgrind";
+
+fn main() -> ExitCode {
+    let given = |word: &str| std::env::args().any(|argument| argument == word);
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    let bench = Bench { filter };
-    println!("{:<44} {:>12} {:>12}", "", "fastest ns", "median ns");
+    if given("--instructions") {
+        return count_instructions(&filter);
+    }
+    let mode = if given(UNDER_CALLGRIND) { Mode::Counted } else { Mode::Timed };
+    if mode == Mode::Timed {
+        println!("{:<52} {:>12} {:>12}", "", "fastest ns", "median ns");
+    }
+    let bench = Bench { filter, mode };
     frames(&bench);
     reading(&bench);
     prelude(&bench);
     turns(&bench);
     forwarding(&bench);
     checkout(&bench);
+    ExitCode::SUCCESS
 }
 
 struct Bench {
     filter: String,
+    mode: Mode,
+}
+
+#[derive(PartialEq, Eq)]
+enum Mode {
+    /// By callgrind, which runs us.
+    Counted,
+    Timed,
 }
 
 impl Bench {
-    /// Times `work`, whose one run does `count` of what is reported.
+    /// Measures `work`, whose one run does `count` of what is reported.
     fn case(&self, name: &str, count: u32, mut work: impl FnMut()) {
-        const BATCH: Duration = Duration::from_millis(10);
         if !name.contains(&self.filter) {
             return;
         }
-        let mut runs: u32 = 1;
-        while time(runs, &mut work) < BATCH {
-            runs *= 2;
+        match self.mode {
+            Mode::Counted => {
+                work();
+                counted(&mut work);
+                println!("{name}\t{count}");
+            }
+            Mode::Timed => {
+                let (fastest, median) = timed(&mut work);
+                let each = |batch: f64| batch / f64::from(count);
+                println!("{name:<52} {:>12.1} {:>12.1}", each(fastest), each(median));
+            }
         }
-        let mut batches: Vec<_> = (0..31).map(|_| time(runs, &mut work)).collect();
-        batches.sort();
-        let each = |batch: Duration| batch.as_nanos() as f64 / f64::from(runs) / f64::from(count);
-        println!("{name:<44} {:>12.1} {:>12.1}", each(batches[0]), each(batches[batches.len() / 2]));
     }
+}
+
+/// Runs that callgrind counts.
+const COUNTED: u32 = 64;
+
+/// What callgrind counts, and nothing else; it finds this by its name.
+#[inline(never)]
+fn counted(work: &mut dyn FnMut()) {
+    for _ in 0..COUNTED {
+        work();
+    }
+}
+
+/// Nanoseconds of one run, in the fastest batch and in the median one.
+fn timed(work: &mut impl FnMut()) -> (f64, f64) {
+    const BATCH: Duration = Duration::from_millis(10);
+    let mut runs: u32 = 1;
+    while time(runs, work) < BATCH {
+        runs *= 2;
+    }
+    let mut batches: Vec<_> = (0..31).map(|_| time(runs, work)).collect();
+    batches.sort();
+    let each = |batch: Duration| batch.as_nanos() as f64 / f64::from(runs);
+    (each(batches[0]), each(batches[batches.len() / 2]))
 }
 
 fn time(runs: u32, work: &mut impl FnMut()) -> Duration {
@@ -76,6 +126,42 @@ fn time(runs: u32, work: &mut impl FnMut()) -> Duration {
         work();
     }
     began.elapsed()
+}
+
+/// Runs the cases once more in callgrind, which leaves a file for each.
+fn count_instructions(filter: &str) -> ExitCode {
+    let directory = std::env::temp_dir().join(format!("pgusher-core-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let ran = Command::new("valgrind")
+        .args(["--tool=callgrind", "--toggle-collect=*counted*", "--dump-after=*counted*"])
+        .arg(format!("--callgrind-out-file={}", directory.join("out").display()))
+        .arg(std::env::current_exe().unwrap())
+        .args([UNDER_CALLGRIND, filter])
+        .stderr(Stdio::null())
+        .output();
+    match ran {
+        Ok(output) if output.status.success() => {
+            println!("{:<52} {:>12}", "", "instructions");
+            for (at, line) in String::from_utf8_lossy(&output.stdout).lines().enumerate() {
+                let (name, count) = line.split_once('\t').unwrap();
+                let total = total(&directory.join(format!("out.{}", at + 1)));
+                let each = total / f64::from(COUNTED) / count.parse::<f64>().unwrap();
+                println!("{name:<52} {each:>12.1}");
+            }
+        }
+        Ok(output) => eprintln!("no instructions: valgrind ended with {}", output.status),
+        Err(error) => eprintln!("no instructions: valgrind does not run: {error}"),
+    }
+    let _ = std::fs::remove_dir_all(&directory);
+    ExitCode::SUCCESS
+}
+
+/// What was counted in one case.
+fn total(file: &Path) -> f64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let counts =
+        text.lines().find_map(|line| line.strip_prefix("summary: ").or(line.strip_prefix("totals: ")));
+    counts.and_then(|count| count.trim().parse().ok()).unwrap_or(f64::NAN)
 }
 
 fn frames(bench: &Bench) {
@@ -93,6 +179,7 @@ fn frames(bench: &Bench) {
     });
 }
 
+/// What the core reads of SQL: whether the identity or the state of the session is in it.
 fn reading(bench: &Bench) {
     let identity = IdentitySettings::default();
     let long = [b"SELECT ", &b"abalance, ".repeat(400)[..], b"1 FROM pgbench_accounts"].concat();
@@ -322,7 +409,7 @@ fn forwarding(bench: &Bench) {
 fn checkout(bench: &Bench) {
     const NAME: &str = "checkout, turn and release";
     if !NAME.contains(&bench.filter) {
-        return;
+        return; // nothing is listened on for nobody
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pool = pool(greeter());
