@@ -72,7 +72,8 @@ impl Peer {
 
     /// Reads once. Ready with `false` at the end of what the peer has to say.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let (room, count) = if self.ask == SMALL {
+        let room = self.buffers.inbox.capacity() - self.buffers.inbox.len();
+        let (room, count) = if self.ask == SMALL && room < SMALL / 2 {
             (SMALL, ready!(self.poll_fill_small(cx))?)
         } else {
             ready!(self.poll_fill_large(cx))?
