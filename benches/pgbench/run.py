@@ -39,7 +39,7 @@ from growth import RANGES
 from machine import OTHERS, PROGRAMS, ROOT, Bench, Failed, child, free_port, processor, raise_descriptors, say, version_of
 from report import markdown, shown, spread, table
 from subjects import COLD, IDENTITY, PLAIN, TLS, Setup, Subject, pgbouncer, pgusher
-from workloads import BOUNCER, DIRECT, IDENTITY as IDENTIFIED, OURS, TWO, WORKERS, WORKLOADS, Workload
+from workloads import BOUNCER, DIRECT, IDENTITY as IDENTIFIED, LEAN, OURS, TWO, WORKERS, WORKLOADS, Workload
 
 # What other programs here use of all this.
 __all__ = ["IDENTITY", "OTHERS", "Workload", "child", "cpu_seconds", "free_port", "shown", "spread", "table"]
@@ -58,6 +58,8 @@ class Cast:
                 self.makers[name] = lambda setup, name=name, program=program: pgbouncer(program, name, setup)
         for name, program in [(OURS, binary), *options.pgusher]:
             self.makers[name] = lambda setup, name=name, program=program: pgusher(program, "off", name, setup)
+        lean = ["PGUSHER_POOL_CLEAN=when-needed"]
+        self.makers[LEAN] = lambda setup: pgusher(binary, "off", LEAN, setup, lean)
         self.makers[IDENTIFIED] = lambda setup: pgusher(binary, "on", setup=setup)
         for name, command in options.subject:
             self.makers[name] = lambda setup, name=name, command=command: (

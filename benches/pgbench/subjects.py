@@ -172,8 +172,8 @@ def has_prepared_statements(program):
     return tuple(map(int, re.findall(r"\d+", version_of([program, "--version"]))[:2])) >= (1, 21)
 
 
-def pgusher(binary, identity, name=None, setup=PLAIN):
-    variables = ["PGUSHER_METRICS_LISTEN=off", "PGUSHER_UNIX_SOCKET_DIR={directory}", "PGUSHER_LISTEN_MAX_CLIENTS=10100"]
+def pgusher(binary, identity, name=None, setup=PLAIN, more=()):
+    variables = [*more, "PGUSHER_METRICS_LISTEN=off", "PGUSHER_UNIX_SOCKET_DIR={directory}", "PGUSHER_LISTEN_MAX_CLIENTS=10100"]
     if setup.auth != "trust":
         variables.append("PGUSHER_LISTEN_AUTH_FILE={directory}/users.txt")
     if setup.cold:

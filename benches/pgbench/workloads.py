@@ -9,10 +9,13 @@ from subjects import PLAIN, SCRAM, TLS, TLS_SCRAM, Setup
 ROW = "repeat('0123456789', 100)"  # 1,000 bytes
 DIRECT, BOUNCER, OURS, IDENTITY = "direct", "pgbouncer", "pgusher", "pgusher+identity"
 BOUNCER_SOCKET, OURS_SOCKET = "pgbouncer unix", "pgusher unix"
+# Servers cleaned as PgBouncer does it: not because another client comes.
+LEAN = "pgusher when-needed"
 
 POOLERS = (BOUNCER, OURS)
-ALL = (DIRECT, BOUNCER, OURS, IDENTITY)
-DOORS = (BOUNCER, OURS, BOUNCER_SOCKET, OURS_SOCKET)
+LIKE = (*POOLERS, LEAN)
+ALL = (DIRECT, BOUNCER, OURS, LEAN, IDENTITY)
+DOORS = (BOUNCER, OURS, LEAN, BOUNCER_SOCKET, OURS_SOCKET)
 
 
 class Workload:
@@ -64,17 +67,17 @@ WORKLOADS = [
     select("simple", 64, ways=(*ALL, BOUNCER_SOCKET, OURS_SOCKET), quick=DOORS),
     select("simple", 256),
     # With so many clients a second is one transaction of each.
-    select("simple", 1000, quick=POOLERS, seconds=3),
-    select("simple", 5000, seconds=6),
+    select("simple", 1000, ways=LIKE, quick=LIKE, seconds=3),
+    select("simple", 5000, ways=LIKE, seconds=6),
     Workload("select-1@1", 1, script="select 1;\n"),
     Workload("select-1@16", 16, script="select 1;\n"),
     Workload("select-1@64", 64, script="select 1;\n"),
     select("extended", 1),
-    select("extended", 16, ways=(BOUNCER, OURS, IDENTITY), quick=POOLERS),
-    select("extended", 64, quick=POOLERS),
+    select("extended", 16, ways=(*LIKE, IDENTITY), quick=LIKE),
+    select("extended", 64, ways=LIKE, quick=LIKE),
     select("prepared", 1),
-    select("prepared", 16, ways=(BOUNCER, OURS, IDENTITY), quick=POOLERS),
-    select("prepared", 64, quick=POOLERS),
+    select("prepared", 16, ways=(*LIKE, IDENTITY), quick=LIKE),
+    select("prepared", 64, ways=LIKE, quick=LIKE),
     Workload("tpcb@16", 16, ["-M", "simple"], ways=ALL, quick=POOLERS),
     pipeline(16, quick=POOLERS),
     Workload("select-tls@16", 16, ["-S"], setup=TLS, quick=POOLERS),
@@ -91,7 +94,7 @@ WORKLOADS = [
     ),
     # Nothing is stored: it is the way there that is measured.
     Workload("copy-in-100MB@1", copy="copy sink from stdin where false", megabytes=100, quick=POOLERS),
-    connect("connect", PLAIN, ways=(BOUNCER, OURS, IDENTITY), quick=POOLERS),
+    connect("connect", PLAIN, ways=(*LIKE, IDENTITY), quick=LIKE),
     connect("connect-scram", SCRAM, quick=POOLERS),
     # What this costs more than `connect` is the handshake.
     connect("connect-tls", TLS),
