@@ -214,7 +214,7 @@ fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
         listeners.push(listener.map_err(|error| StartError::Listen(directory.display().to_string(), error))?);
     }
     for address in &net.addresses {
-        let listener = Listener::tcp(*address, net.backlog);
+        let listener = Listener::tcp(*address, net.backlog, tuning(config));
         listeners.push(listener.map_err(|error| StartError::Listen(address.to_string(), error))?);
     }
     Ok(listeners)

@@ -44,21 +44,22 @@ enum Kind {
 }
 
 impl Listener {
-    /// Listens on an address.
+    /// Listens on an address; its connections are tuned so.
     ///
     /// # Errors
     /// The system's: the address is in use, or not ours.
-    pub fn tcp(address: SocketAddr, backlog: u32) -> io::Result<Self> {
+    pub fn tcp(address: SocketAddr, backlog: u32, tuning: Tuning) -> io::Result<Self> {
         let socket =
             Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        tune(&SockRef::from(&socket), tuning)?; // before the first can come
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let listener = TcpListener::from_std(socket.into())?;
-        Ok(Self { kind: Kind::Tcp(listener), pause: FIRST_PAUSE, tuned: None })
+        Ok(Self { kind: Kind::Tcp(listener), pause: FIRST_PAUSE, tuned: Some(tuning) })
     }
 
     /// Listens on `.s.PGSQL.<port>` in `directory`.
@@ -165,9 +166,10 @@ mod tests {
             keepalive: keepalive.map(Duration::from_secs),
             user_timeout: user_timeout.map(Duration::from_secs),
         };
-        let mut listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0)), 16).unwrap();
+        let first = tuning(Some(76), Some(8));
+        let mut listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0)), 16, first).unwrap();
         let address = listener.name();
-        for wanted in [tuning(Some(77), Some(9)), tuning(Some(78), None), tuning(None, Some(9))] {
+        for wanted in [first, tuning(Some(77), Some(9)), tuning(Some(78), None), tuning(None, Some(9))] {
             listener.tune(wanted).unwrap();
             let client = std::net::TcpStream::connect(&address).unwrap();
 
