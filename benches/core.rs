@@ -461,6 +461,7 @@ fn pool(port: u16) -> Arc<Pool> {
         tuning: RwLock::default(),
         connectors: Connectors::default(),
         total: RwLock::default(),
+        crowd: Arc::default(),
     });
     let recipe = || Recipe {
         upstream: Arc::new(Upstream {

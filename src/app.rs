@@ -10,9 +10,10 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,7 +27,7 @@ use crate::console::Console;
 use crate::hashing::Hashing;
 use crate::net::listen::Listener;
 use crate::net::tls::Connectors;
-use crate::pool::{Cap, Hosts, Pools, Secrets, Shared};
+use crate::pool::{Cap, Crowd, Hosts, Pools, Secrets, Shared};
 use crate::proxy::{Farewell, Proxy};
 use crate::reload::{Reloader, edition, tuning};
 use crate::telemetry::log::Log;
@@ -78,21 +79,37 @@ impl std::error::Error for StartError {}
 /// What kept it from starting.
 pub fn run(config: Config, flags: Flags, log: Log) -> Result<(), StartError> {
     raise_descriptors();
-    runtime(config.workers)?.block_on(serve(config, flags, log))
+    let crowd = Arc::new(Crowd::default());
+    runtime(config.workers, &crowd)?.block_on(serve(config, flags, log, crowd))
 }
 
 /// One worker is one thread: the normal case of a sidecar with one CPU.
-fn runtime(workers: usize) -> Result<tokio::runtime::Runtime, StartError> {
+fn runtime(workers: usize, crowd: &Arc<Crowd>) -> Result<tokio::runtime::Runtime, StartError> {
     let mut builder = match workers {
         0 | 1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     if workers > 1 {
         builder.worker_threads(workers);
+    } else {
+        let_gather(&mut builder, crowd.clone());
     }
     #[cfg(feature = "mutations")]
     mutate(&mut builder);
     builder.enable_all().max_blocking_threads(4).build().map_err(StartError::Runtime)
+}
+
+/// In a crowd the only worker lets news gather before it sleeps (see [`Crowd`]).
+fn let_gather(builder: &mut tokio::runtime::Builder, crowd: Arc<Crowd>) {
+    // The kernel puts off a sleeper's end by 50 us unless it is told not to.
+    if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1_000)) {
+        tracing::debug!(%error, "cannot set the timer slack");
+    }
+    builder.on_thread_park(move || {
+        if let Some(pause) = crowd.pause(Instant::now()) {
+            std::thread::sleep(pause);
+        }
+    });
 }
 
 /// Switches off the rule that the tests want to see missed, on every thread.
@@ -114,7 +131,7 @@ fn raise_descriptors() {
     }
 }
 
-async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError> {
+async fn serve(config: Config, flags: Flags, log: Log, crowd: Arc<Crowd>) -> Result<(), StartError> {
     // First of all: whoever can reach us may also signal us.
     let (mut terminate, mut interrupt) =
         (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
@@ -123,7 +140,7 @@ async fn serve(config: Config, flags: Flags, log: Log) -> Result<(), StartError>
     let metrics = bind_metrics(&config)?;
     let listeners = bind(&config)?;
     let salts = Salts::random().map_err(|_| StartError::NoRandomness)?;
-    let pools = pools(&config);
+    let pools = pools(&config, crowd);
     let proxy = Arc::new(Proxy::new(edition(&config, &pools), Arc::new(pools), salts));
     drop(tokio::spawn(proxy.pools.clone().sweep()));
     proxy.prepare_listed();
@@ -243,7 +260,7 @@ fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, StartError> {
 }
 
 /// The pools of all databases, empty.
-pub(crate) fn pools(config: &Config) -> Pools {
+pub(crate) fn pools(config: &Config, crowd: Arc<Crowd>) -> Pools {
     Pools::new(Shared {
         next_server: AtomicU64::new(1),
         secrets: Secrets::default(),
@@ -252,5 +269,6 @@ pub(crate) fn pools(config: &Config) -> Pools {
         tuning: RwLock::new(tuning(config)),
         connectors: Connectors::default(),
         total: RwLock::new(config.max_servers.map(|most| Arc::new(Cap::new(most)))),
+        crowd,
     })
 }

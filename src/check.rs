@@ -123,7 +123,7 @@ impl Logins {
     /// What the configuration gives.
     pub(crate) fn new(config: &Config) -> Self {
         let catalog = Catalog::new(&config.databases, &config.users, None);
-        Self { pools: app::pools(config), catalog, passwords: passwords(config) }
+        Self { pools: app::pools(config, Arc::default()), catalog, passwords: passwords(config) }
     }
 
     /// As whom a database can be tried.

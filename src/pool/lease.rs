@@ -45,6 +45,7 @@ impl Lease {
     pub(super) fn new((object, place): Granted, pool: Arc<Pool>) -> Self {
         let pressure = pool.pressure();
         pressure.lent.up();
+        pool.manager().crowd().up();
         if object.uses > 0 {
             pressure.reuses.increment();
         }
@@ -53,10 +54,16 @@ impl Lease {
 
     /// Its client keeps it although its transaction is over, or uses it again.
     pub fn pin(&mut self, is_pinned: bool) {
-        let pinned = &self.pool.pressure().pinned;
+        let (pinned, crowd) = (&self.pool.pressure().pinned, self.pool.manager().crowd());
         match (self.is_pinned, is_pinned) {
-            (false, true) => pinned.up(),
-            (true, false) => pinned.down(),
+            (false, true) => {
+                pinned.up();
+                crowd.down();
+            }
+            (true, false) => {
+                pinned.down();
+                crowd.up();
+            }
             (false, false) | (true, true) => {}
         }
         self.is_pinned = is_pinned;
@@ -89,6 +96,7 @@ impl Lease {
         let granted = (self.object.take()?, self.place.take()?);
         self.pin(false);
         self.pool.pressure().lent.down();
+        self.pool.manager().crowd().down();
         Some(granted)
     }
 

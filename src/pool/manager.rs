@@ -28,6 +28,7 @@ use crate::net::connect::Tuning;
 use crate::net::tls::Connectors;
 use crate::pool::cap::{Cap, Counted, Heirs};
 use crate::pool::connect_query;
+use crate::pool::crowd::Crowd;
 use crate::pool::dial::{self, Address, Attempt, Reached};
 use crate::pool::error::ConnectError;
 use crate::pool::hosts::Hosts;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub connectors: Connectors,
     /// Servers over all pools.
     pub total: RwLock<Option<Arc<Cap>>>,
+    /// How much is going on.
+    pub crowd: Arc<Crowd>,
 }
 
 /// A server that has let us in, before it is known whether it is used.
@@ -186,6 +189,11 @@ impl Manager {
             generation: AtomicU64::new(0),
             baseline: Mutex::default(),
         }
+    }
+
+    /// How much is going on, in all pools.
+    pub(super) fn crowd(&self) -> &Crowd {
+        &self.shared.crowd
     }
 
     /// What configuration says now.
