@@ -17,6 +17,7 @@
 //! - A server changes hands before its last client has been answered, and wakes the one client whose turn it is.
 //! - Most texts are told from their bytes to need no reading, most tables of parameters from their address to be equal.
 //! - The clock is read when a turn begins and when it ends; what counts is a relaxed addition.
+//! - In a crowd one waking serves several: before it sleeps the only worker lets news gather for a moment (`pool/crowd.rs`).
 //!
 //! Cancel safe: the state is in the peers and in the exchange.
 
