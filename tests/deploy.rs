@@ -113,7 +113,8 @@ fn the_dockerfile_copies_all_that_cargo_wants() {
 
 #[test]
 fn kustomize_builds_every_variant() {
-    if is_missing("kubectl", &["version", "--client"]) {
+    // No registry that `tests/setup.sh` uses has one that is new enough: elsewhere `validate.py` alone reads the kustomizations.
+    if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
         return;
     }
     for folder in
@@ -131,9 +132,6 @@ fn kustomize_builds_every_variant() {
 /// With the program of this build in place of the installed one: systemd looks whether it is there.
 #[test]
 fn systemd_understands_the_unit() {
-    if is_missing("systemd-analyze", &["--version"]) {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     let unit = folder.path().join("pgusher.service");
     let text = fs::read_to_string(root().join("deploy/pgusher.service")).unwrap();
@@ -153,9 +151,6 @@ fn systemd_understands_the_unit() {
 
 #[test]
 fn prometheus_understands_its_configuration() {
-    if is_missing("promtool", &["--version"]) {
-        return;
-    }
     // The alerts as they are mounted.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prometheus.yaml");
@@ -231,15 +226,6 @@ fn names(found: &Path) -> Vec<String> {
     let names = fs::read_dir(found).unwrap().map(|entry| entry.unwrap().path());
     let names = names.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
     names.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect()
-}
-
-/// Whether a program that is no part of what the tests install is not there; said, since nothing is tested then.
-fn is_missing(program: &str, arguments: &[&str]) -> bool {
-    let is_there = Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success());
-    if !is_there {
-        eprintln!("SKIPPED: there is no {program}");
-    }
-    !is_there
 }
 
 fn said(output: &Output) -> String {

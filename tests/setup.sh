@@ -38,6 +38,7 @@ missing_packages() {
     command -v setpriv >/dev/null || echo util-linux
     [[ $wanted_for == demo ]] && return
     command -v openssl >/dev/null || echo openssl
+    command -v systemd-analyze >/dev/null || echo systemd
     command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] || echo pgbouncer
     command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
     command -v node >/dev/null || echo nodejs

@@ -265,21 +265,7 @@ impl Exchange {
         server: &mut ServerState,
         outbox: &mut BytesMut,
     ) {
-        self.status = Status::Idle;
-        self.has_unnamed = false;
-        self.is_cleaning = false;
-        self.refused.clear();
-        self.deallocating.clear();
-        self.has_executed = false;
-        self.has_prepared &= self.is_kept;
-        self.unit = Unit::Open;
-        self.cursor = 0;
-        self.hints = Hints::default();
-        self.custom.clear();
-        self.has_spoken = false;
-        self.is_trial = false;
-        self.is_cleaning = false;
-        self.ends_soon = false;
+        self.forget_turn();
         let cleaning = cleaning(client, server);
         let wanted = server.settings_for(&client.wanted);
         let identity = &client.rules.identity;
@@ -319,6 +305,24 @@ impl Exchange {
         self.phase = Phase::Ready;
         server.guest = Some(client.id);
         client.tell(&mut server.reported, told);
+    }
+
+    /// What the turn before has left is not this one's.
+    fn forget_turn(&mut self) {
+        self.status = Status::Idle;
+        self.has_unnamed = false;
+        self.refused.clear();
+        self.deallocating.clear();
+        self.has_executed = false;
+        self.has_prepared &= self.is_kept;
+        self.unit = Unit::Open;
+        self.cursor = 0;
+        self.hints = Hints::default();
+        self.custom.clear();
+        self.has_spoken = false;
+        self.is_trial = false;
+        self.is_cleaning = false;
+        self.ends_soon = false;
     }
 
     /// A turn without words of the client's: the prelude alone, to see whether the server takes its settings. Its startup

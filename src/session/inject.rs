@@ -17,7 +17,7 @@
 //!
 //! What a client leaves where no text shows it (a function in a plain SELECT can set a role, a variable, LISTEN, …) is cleaned
 //! before another client's words, not after its own: that takes no round trip and no system call. DISCARD ALL is one
-//! cheap statement, but takes the plans; the list of its parts keeps them and costs PostgreSQL about 40 us.
+//! statement and the cheaper, but takes the plans; the list of its parts keeps them.
 //!
 //! With `trusted_sql` the server prepares BEGIN, `set_config` and COMMIT once, by names of ours, and each later prelude binds them:
 //! less to parse. SQL may DEALLOCATE such a name and PREPARE something else in its place, so the promise then holds only
