@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  P/B/E  DISCARD ALL                                        if another client's words ran here and there are no plans to keep
+//!  C      nothing                                            if nothing else follows
 //!  P/B/E  BEGIN ISOLATION LEVEL READ COMMITTED
 //!  P/B/E  SET SESSION AUTHORIZATION DEFAULT, RESET ALL, …    if another client's words ran here and there are plans to keep
 //!  P/B/E  RESET name                                         one for each setting that is not this client's
@@ -125,6 +126,10 @@ impl Prelude<'_> {
             // It is its own transaction, and cannot be in another.
             statement(outbox, pipeline, Step::DiscardAll, b"DISCARD ALL");
             if !self.has_settings() {
+                // A statement_timeout left behind may run out where DISCARD ALL looks for no interrupts: PostgreSQL then
+                // fails the next message it reads, which must not be the client's.
+                write::close(outbox, b'S', b"");
+                pipeline.push(Owed::client(Answer::Close).by(Origin::Prelude(Step::DiscardAll)));
                 return;
             }
         }

@@ -191,6 +191,28 @@ async fn a_role_that_is_the_login_s_default_is_no_state() {
     }
 }
 
+/// The timer runs out amid DISCARD ALL, where PostgreSQL looks for no interrupts: it is noticed with what comes behind.
+#[tokio::test]
+async fn a_statement_timeout_that_runs_out_in_the_clean_is_no_other_client_s_error() {
+    let postgres = Postgres::private(18, &[("max_locks_per_transaction", "1000")], "").await;
+    postgres
+        .sql(
+            "create function lock_much() returns text language plpgsql as $$ begin
+                perform pg_advisory_lock(i) from generate_series(1, 40000) i;
+                return set_config('statement_timeout', '1ms', false);
+            end $$",
+        )
+        .await;
+    let pgusher = pooler(&postgres).await.start().await;
+    let mut other = pgusher.client().await;
+
+    for _ in 0..3 {
+        assert_eq!(pgusher.client().await.value("select lock_much()").await, "1ms");
+
+        assert_eq!(other.value("select 'served'").await, "served");
+    }
+}
+
 #[tokio::test]
 async fn a_connect_query_that_leaves_more_than_settings_is_refused() {
     let postgres = Postgres::shared(18).await;

@@ -253,6 +253,9 @@ impl Exchange {
             (tag::CLOSE_COMPLETE, Answer::Close) => {
                 self.closing.retain(|(_, statement)| statement.number != owed.statement);
                 self.pay(owed);
+                if matches!(owed.origin, Origin::Prelude(_)) {
+                    self.after_prelude_step();
+                }
             }
             (tag::BIND_COMPLETE, Answer::Bind)
             | (tag::ROW_DESCRIPTION | tag::NO_DATA, Answer::DescribePortal | Answer::DescribeStatement)
@@ -296,6 +299,17 @@ impl Exchange {
         }
     }
 
+    /// A step of the prelude has been answered as scripted; the last one proves it.
+    fn after_prelude_step(&mut self) {
+        let next = self.pipeline.front().map(|owed| owed.origin);
+        if !matches!(next, Some(Origin::Prelude(_))) {
+            // Of a unit too long to be kept nothing may have been said yet: the turn only begins.
+            let has_begun = self.unit != Unit::TooLong || self.has_spoken;
+            self.phase = if has_begun { Phase::Talking } else { Phase::Ready };
+            self.is_just_proven = true;
+        }
+    }
+
     /// A command has been executed; its tag says which.
     fn on_command(
         &mut self,
@@ -314,13 +328,7 @@ impl Exchange {
                     server.on_swept(false);
                     server.guest = None;
                 }
-                let next = self.pipeline.front().map(|owed| owed.origin);
-                if !matches!(next, Some(Origin::Prelude(_))) {
-                    // Of a unit too long to be kept nothing may have been said yet: the turn only begins.
-                    let has_begun = self.unit != Unit::TooLong || self.has_spoken;
-                    self.phase = if has_begun { Phase::Talking } else { Phase::Ready };
-                    self.is_just_proven = true;
-                }
+                self.after_prelude_step();
             }
             Origin::Client => match command {
                 b"DEALLOCATE" => {
