@@ -88,19 +88,29 @@ fn what_is_wrong_with_a_manifest_is_found() {
     }
 }
 
-/// The image is built of what the Dockerfile copies: a manifest that names something else could not even be read.
+/// The image is built of what the Dockerfile copies, of what the ignore file lets through: a manifest that names something else
+/// could not even be read, nor a file that sources include.
 #[test]
-fn the_dockerfile_copies_all_that_cargo_wants() {
+fn the_dockerfile_copies_all_that_the_build_wants() {
     let folder = tempfile::tempdir().unwrap();
     let dockerfile = fs::read_to_string(root().join("docker/Dockerfile")).unwrap();
+    let ignored = fs::read_to_string(root().join("docker/Dockerfile.dockerignore")).unwrap();
+    let let_through: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
     let copies = dockerfile
         .lines()
         .filter_map(|line| line.strip_prefix("COPY "))
         .filter(|line| !line.starts_with("--"));
     for name in copies.flat_map(|line| line.split(' ').rev().skip(1)) {
-        symlink(root().join(name), folder.path().join(name)).unwrap();
+        assert!(let_through.contains(&name), "{name} is ignored");
+        let copied = folder.path().join(name);
+        fs::create_dir_all(copied.parent().unwrap()).unwrap();
+        symlink(root().join(name), copied).unwrap();
     }
 
+    for included in included_by(&root().join("src")) {
+        let name = included.strip_prefix(root()).unwrap();
+        assert!(folder.path().join(name).exists(), "{} is not copied", name.display());
+    }
     let metadata = Command::new(env!("CARGO"))
         .args(["metadata", "--locked", "--offline", "--no-deps", "--format-version", "1", "--manifest-path"])
         .arg(folder.path().join("Cargo.toml"))
@@ -109,6 +119,24 @@ fn the_dockerfile_copies_all_that_cargo_wants() {
 
     assert!(metadata.status.success(), "{}", said(&metadata));
     assert!(said(&metadata).contains("\"name\":\"pgusher\""));
+}
+
+/// The files that sources of a folder include.
+fn included_by(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(included_by(&path));
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for macro_name in ["include_str!(\"", "include_bytes!(\"", "include!(\""] {
+            let names = text.split(macro_name).skip(1).filter_map(|rest| rest.split('"').next());
+            found.extend(names.map(|name| folder.join(name).canonicalize().unwrap()));
+        }
+    }
+    found
 }
 
 #[test]
