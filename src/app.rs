@@ -245,7 +245,9 @@ fn serve_metrics(
     reloader: &Arc<Reloader>,
 ) {
     let Some(listener) = listener else { return };
-    tracing::info!(address = ?listener.local_addr().ok(), "serving metrics");
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "serving metrics");
+    }
     let reloader = reloader.clone();
     let last_reload = move || Reload { is_applied: reloader.last().is_applied, at: reloader.last().at };
     let admin = Arc::new(Admin::new(proxy.clone(), settings, last_reload));
