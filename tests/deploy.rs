@@ -121,6 +121,23 @@ fn the_dockerfile_copies_all_that_the_build_wants() {
     assert!(said(&metadata).contains("\"name\":\"pgusher\""));
 }
 
+/// The image has the C library and what compilers add to it, and nothing else.
+#[test]
+fn the_program_wants_no_library_that_the_image_lacks() {
+    let output = Command::new("ldd").arg(env!("CARGO_BIN_EXE_pgusher")).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+
+    let said = said(&output);
+    let wanted: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+
+    assert!(wanted.contains(&"libc.so.6"), "{wanted:?}");
+    for library in wanted {
+        let known =
+            ["linux-vdso.so.1", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "/lib64/ld-linux-x86-64.so.2"];
+        assert!(known.contains(&library), "{library}");
+    }
+}
+
 /// The files that sources of a folder include.
 fn included_by(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
