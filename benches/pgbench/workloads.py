@@ -10,12 +10,13 @@ ROW = "repeat('0123456789', 100)"  # 1,000 bytes
 DIRECT, BOUNCER, OURS, IDENTITY = "direct", "pgbouncer", "pgusher", "pgusher+identity"
 BOUNCER_SOCKET, OURS_SOCKET = "pgbouncer unix", "pgusher unix"
 # Servers cleaned as PgBouncer does it: not because another client comes.
-LEAN = "pgusher when-needed"
+LEAN, LEAN_SOCKET = "pgusher when-needed", "pgusher when-needed unix"
 
 POOLERS = (BOUNCER, OURS)
 LIKE = (*POOLERS, LEAN)
 ALL = (DIRECT, BOUNCER, OURS, LEAN, IDENTITY)
-DOORS = (BOUNCER, OURS, LEAN, BOUNCER_SOCKET, OURS_SOCKET)
+SOCKETS = (BOUNCER_SOCKET, OURS_SOCKET, LEAN_SOCKET)
+DOORS = (*LIKE, *SOCKETS)
 
 
 class Workload:
@@ -63,8 +64,8 @@ def pipeline(clients, **more):
 
 WORKLOADS = [
     select("simple", 1, ways=ALL, quick=(BOUNCER, OURS)),
-    select("simple", 16, ways=(*ALL, BOUNCER_SOCKET, OURS_SOCKET), quick=(*DOORS, IDENTITY)),
-    select("simple", 64, ways=(*ALL, BOUNCER_SOCKET, OURS_SOCKET), quick=DOORS),
+    select("simple", 16, ways=(*ALL, *SOCKETS), quick=(*DOORS, IDENTITY)),
+    select("simple", 64, ways=(*ALL, *SOCKETS), quick=DOORS),
     select("simple", 256),
     # With so many clients a second is one transaction of each.
     select("simple", 1000, ways=LIKE, quick=LIKE, seconds=3),
@@ -79,9 +80,11 @@ WORKLOADS = [
     select("prepared", 16, ways=(*LIKE, IDENTITY), quick=LIKE),
     select("prepared", 64, ways=LIKE, quick=LIKE),
     Workload("tpcb@16", 16, ["-M", "simple"], ways=ALL, quick=POOLERS),
-    pipeline(16, quick=POOLERS),
-    Workload("select-tls@16", 16, ["-S"], setup=TLS, quick=POOLERS),
-    Workload("select-tls@64", 64, ["-S"], setup=TLS),
+    pipeline(1),
+    pipeline(16, ways=LIKE, quick=LIKE),
+    pipeline(64, ways=LIKE),
+    Workload("select-tls@16", 16, ["-S"], setup=TLS, ways=LIKE, quick=LIKE),
+    Workload("select-tls@64", 64, ["-S"], setup=TLS, ways=LIKE),
     rows("result-1MB@1", f"select {ROW} from generate_series(1, 1000)", megabytes=1, fixed=50),
     rows("result-10MB@1", f"select {ROW} from generate_series(1, 10000)", megabytes=10, fixed=10, quick=POOLERS),
     rows("result-100MB@1", f"select {ROW} from generate_series(1, 100000)", megabytes=100, fixed=2),
