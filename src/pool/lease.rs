@@ -16,24 +16,17 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
-use deadpool::managed::Object;
-
 use crate::pool::Pool;
-use crate::pool::manager::{Destiny, Maker};
-use crate::pool::places::Place;
+use crate::pool::granted::Granted;
+use crate::pool::manager::Destiny;
 use crate::pool::pressure::Closing;
 use crate::pool::server::Server;
 use crate::session::{Clean, Rules};
 
-/// A server, and its place in the pool. In this order: whoever gets the place finds the server.
-pub(super) type Granted = (Object<Maker>, Place);
-
 /// A server on loan.
 pub struct Lease {
     /// Present until the lease ends.
-    object: Option<Object<Maker>>,
-    /// Its place in the pool, left after the object is back.
-    place: Option<Place>,
+    granted: Option<Granted>,
     pool: Arc<Pool>,
     /// Whether its client keeps it between its transactions.
     is_pinned: bool,
@@ -42,14 +35,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new((object, place): Granted, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(granted: Granted, pool: Arc<Pool>) -> Self {
         let pressure = pool.pressure();
         pressure.lent.up();
         pool.manager().crowd().up();
-        if object.uses > 0 {
+        if granted.server().is_some_and(|server| server.uses > 0) {
             pressure.reuses.increment();
         }
-        Self { object: Some(object), place: Some(place), pool, is_pinned: false, closing: Closing::Unclean }
+        Self { granted: Some(granted), pool, is_pinned: false, closing: Closing::Unclean }
     }
 
     /// Its client keeps it although its transaction is over, or uses it again.
@@ -81,7 +74,7 @@ impl Lease {
 
     /// Counts what the server has said and heard since this was last done: its client may keep it for long.
     pub fn count_traffic(&mut self) {
-        let Some(server) = self.object.as_deref_mut() else { return };
+        let Some(server) = self.granted.as_mut().and_then(Granted::server_mut) else { return };
         let (received, sent) = server.peer.traffic();
         let (before_received, before_sent) = std::mem::replace(&mut server.counted, (received, sent));
         let (received, sent) = (received.saturating_sub(before_received), sent.saturating_sub(before_sent));
@@ -93,7 +86,7 @@ impl Lease {
     /// It is lent no more.
     fn end(&mut self) -> Option<Granted> {
         self.count_traffic();
-        let granted = (self.object.take()?, self.place.take()?);
+        let granted = self.granted.take()?;
         self.pin(false);
         self.pool.pressure().lent.down();
         self.pool.manager().crowd().down();
@@ -114,48 +107,42 @@ impl Lease {
 
     /// Gives the server back `now`. A witness for another server is no witness: then it is closed.
     pub fn release(mut self, clean: Clean, now: Instant) {
-        let Some((mut object, place)) = self.end() else { return };
-        if clean.server() != object.id() {
-            return destroy((object, place), &self.pool, Closing::Unclean);
-        }
-        object.uses += 1;
-        object.idle_since = now;
-        object.cancel.life.rest(now, object.state.statements.len());
-        object.peer.give_up();
-        if object.cancel.is_aimed_at() {
-            let target = object.cancel.clone();
+        let Some(mut granted) = self.end() else { return };
+        let Some(server) = granted.server_mut().filter(|server| clean.server() == server.id()) else {
+            return destroy(granted, &self.pool, Closing::Unclean);
+        };
+        server.uses += 1;
+        server.idle_since = now;
+        server.cancel.life.rest(now, server.state.statements.len());
+        server.peer.give_up();
+        if server.cancel.is_aimed_at() {
+            let target = server.cancel.clone();
             let pool = self.pool.clone();
             pool.pressure().cancelling.up();
             self.pool.spawn(async move {
                 target.at_peace().await;
                 pool.pressure().cancelling.down();
-                give_back((object, place), &pool);
+                give_back(granted, &pool);
             });
             return;
         }
-        give_back((object, place), &self.pool);
+        give_back(granted, &self.pool);
     }
 }
 
 impl Deref for Lease {
     type Target = Server;
 
-    #[expect(
-        clippy::expect_used,
-        reason = "the object is taken only by release and drop, which end the lease"
-    )]
+    #[expect(clippy::expect_used, reason = "it is taken only by release and drop, which end the lease")]
     fn deref(&self) -> &Server {
-        self.object.as_deref().expect("a lease holds its server until it ends")
+        self.granted.as_ref().and_then(Granted::server).expect("a lease holds its server until it ends")
     }
 }
 
 impl DerefMut for Lease {
-    #[expect(
-        clippy::expect_used,
-        reason = "the object is taken only by release and drop, which end the lease"
-    )]
+    #[expect(clippy::expect_used, reason = "it is taken only by release and drop, which end the lease")]
     fn deref_mut(&mut self) -> &mut Server {
-        self.object.as_deref_mut().expect("a lease holds its server until it ends")
+        self.granted.as_mut().and_then(Granted::server_mut).expect("a lease holds its server until it ends")
     }
 }
 
@@ -169,37 +156,35 @@ impl Drop for Lease {
 }
 
 /// To whoever needs it most: the pool, a client that waits for a cap, or nobody.
-fn give_back((mut object, place): Granted, pool: &Pool) {
-    let (manager, now) = (pool.manager(), object.idle_since);
-    if std::mem::take(&mut object.state.has_refused_write) {
-        manager.on_refused_write(&object, now);
+fn give_back(mut granted: Granted, pool: &Pool) {
+    let manager = pool.manager();
+    let is_owed = granted.place().is_owed();
+    let Some(server) = granted.server_mut() else { return };
+    let now = server.idle_since;
+    if std::mem::take(&mut server.state.has_refused_write) {
+        manager.on_refused_write(server, now);
     }
-    let surplus = || place.is_owed().then_some(Closing::Surplus);
-    if let Some(reason) = manager.fault(&object, now).or_else(surplus) {
-        return destroy((object, place), pool, reason);
+    let surplus = || is_owed.then_some(Closing::Surplus);
+    if let Some(reason) = manager.fault(server, now).or_else(surplus) {
+        return destroy(granted, pool, reason);
     }
     match manager.destiny(pool.waiting(), now) {
-        Destiny::Close => destroy((object, place), pool, Closing::WantedElsewhere),
+        Destiny::Close => destroy(granted, pool, Closing::WantedElsewhere),
         Destiny::HandOver(heir) => {
-            object.is_handed_over = true;
-            let mut server = Object::take(object);
-            drop(place);
-            server.is_handed_over = false;
-            if let Err(server) = heir.send(server) {
+            if let Some(Err(server)) = granted.part().map(|server| heir.send(server)) {
                 server.close(); // it stopped waiting this very moment
             }
             pool.on_freed();
         }
         Destiny::Keep => {
-            drop((object, place));
+            drop(granted);
             pool.on_freed();
         }
     }
 }
 
-fn destroy((object, place): Granted, pool: &Pool, reason: Closing) {
+fn destroy(granted: Granted, pool: &Pool, reason: Closing) {
     pool.pressure().closes.count(reason);
-    Object::take(object).close();
-    drop(place);
+    granted.close();
     pool.on_freed();
 }

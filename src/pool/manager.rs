@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use deadpool::managed::{self, Metrics, RecycleResult};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -38,6 +38,7 @@ use crate::pool::recipe::Recipe;
 use crate::pool::secrets::Secrets;
 use crate::pool::server::{CancelTarget, Server, Vitality};
 use crate::pool::settings::{Host, PasswordSource, Upstream};
+use crate::pool::shelf::Shelf;
 use crate::pool::steering::Gate;
 use crate::pool::target::{TargetSessionAttrs, Unfit, Verdict};
 use crate::session::login::{Established, Login, LoginError, LoginPlan, Progress};
@@ -536,7 +537,6 @@ impl Manager {
             generation,
             permits: Vec::new(),
             identity_variables: recipe.identity_variables.clone(),
-            is_handed_over: false,
         }
     }
 
@@ -668,22 +668,60 @@ impl Manager {
     }
 }
 
+/// Entitles to a server of the shelf, or brings one that has just been made.
+pub(super) struct Ticket(pub(super) Option<Box<Server>>);
+
 /// deadpool's Manager: one for the pool, one for its reserve.
-pub(super) struct Maker(pub(super) Arc<Manager>);
+pub(super) struct Maker {
+    manager: Arc<Manager>,
+    /// Its idle servers.
+    shelf: Shelf<Box<Server>>,
+}
+
+impl Maker {
+    /// Without servers.
+    pub(super) fn new(manager: Arc<Manager>) -> Self {
+        Self { manager, shelf: Shelf::default() }
+    }
+
+    /// Its idle servers.
+    pub(super) fn shelf(&self) -> &Shelf<Box<Server>> {
+        &self.shelf
+    }
+
+    /// A server is idle; whoever brings it gives the ticket for it back afterwards.
+    pub(super) fn shelve(&self, server: Box<Server>) {
+        let since = server.idle_since;
+        self.shelf.put(server, None, since);
+    }
+
+    /// The server of the shelf that is to be lent, or why it may not be.
+    pub(super) fn unshelve(&self) -> Result<Box<Server>, Option<(Box<Server>, Closing)>> {
+        let now = Instant::now();
+        let mut server = self.shelf.take(None, now).ok_or(None)?;
+        let is_dead = |server: &mut Server| (server.look() == Vitality::Dead).then_some(Closing::Gone);
+        if let Some(reason) = self.fault(&server, now).or_else(|| is_dead(&mut server)) {
+            return Err(Some((server, reason)));
+        }
+        let idle = micros(now.saturating_duration_since(server.idle_since));
+        server.state.is_doubtful = idle > self.glance.check_delay.load(Ordering::Relaxed);
+        Ok(server)
+    }
+}
 
 impl Deref for Maker {
     type Target = Manager;
 
     fn deref(&self) -> &Manager {
-        &self.0
+        &self.manager
     }
 }
 
 impl managed::Manager for Maker {
-    type Type = Box<Server>;
+    type Type = Ticket;
     type Error = ConnectError;
 
-    async fn create(&self) -> Result<Box<Server>, ConnectError> {
+    async fn create(&self) -> Result<Ticket, ConnectError> {
         // Who asks whether there is one at once gives this up here, before anything is opened.
         {
             let _connecting = Counted::up(&self.connecting);
@@ -695,7 +733,7 @@ impl managed::Manager for Maker {
                 self.gate.pass().await;
                 let permits = match self.place().await {
                     Some(Found::Places(permits)) => permits,
-                    Some(Found::Server(server)) => return Ok(server),
+                    Some(Found::Server(server)) => return Ok(Ticket(Some(server))),
                     None => return Err(ConnectError::Closed),
                 };
                 let _connecting = Counted::up(&self.connecting);
@@ -704,7 +742,7 @@ impl managed::Manager for Maker {
                 let mut server = self.open(self.plan(&recipe), generation, &recipe).await?;
                 server.permits = permits;
                 if !self.gate.is_shut() {
-                    return Ok(Box::new(server));
+                    return Ok(Ticket(Some(Box::new(server))));
                 }
                 server.close(); // it came too late for a pause
             }
@@ -712,25 +750,8 @@ impl managed::Manager for Maker {
         .await
     }
 
-    async fn recycle(&self, server: &mut Box<Server>, _: &Metrics) -> RecycleResult<ConnectError> {
-        let now = Instant::now();
-        let is_dead = |server: &mut Server| (server.look() == Vitality::Dead).then_some(Closing::Gone);
-        if let Some(reason) = self.fault(server, now).or_else(|| is_dead(server)) {
-            self.pressure.closes.count(reason);
-            return Err(RecycleError::message("no longer good"));
-        }
-        let idle = micros(now.duration_since(server.idle_since));
-        server.state.is_doubtful = idle > self.glance.check_delay.load(Ordering::Relaxed);
+    async fn recycle(&self, _: &mut Ticket, _: &Metrics) -> RecycleResult<ConnectError> {
         Ok(())
-    }
-
-    fn detach(&self, server: &mut Box<Server>) {
-        if server.is_handed_over {
-            return;
-        }
-        write::terminate(&mut server.peer.buffers.outbox);
-        let _ = server.look();
-        let _ = server.peer.poll_drain(&mut std::task::Context::from_waker(std::task::Waker::noop()));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Servers kept and lent: one pool for each database and user.
 //!
-//! deadpool keeps the idle ones, bounds their number and orders those who wait; here is what PostgreSQL adds: a reserve, a
-//! minimum, retries while a server is down, and reasons not to lend one again.
+//! deadpool counts them, bounds their number and has them made; the idle ones are on a [shelf](shelf), which chooses. Here is what
+//! PostgreSQL adds: a reserve, a minimum, retries while a server is down, and reasons not to lend one again.
 //!
 //! # Promises
 //! - Waiters are served in the order in which they came.
@@ -19,6 +19,7 @@ mod connect_query;
 mod crowd;
 mod dial;
 mod error;
+mod granted;
 mod greeting;
 mod hosts;
 mod lease;
@@ -30,6 +31,7 @@ mod recipe;
 mod secrets;
 mod server;
 mod settings;
+mod shelf;
 mod statements;
 mod stats;
 mod steering;
@@ -44,7 +46,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use deadpool::managed::{PoolConfig, PoolError, QueueMode, Timeouts};
+use deadpool::managed::{Object, PoolConfig, PoolError, Timeouts};
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
@@ -65,6 +67,7 @@ pub use recipe::Recipe;
 pub use secrets::{PasswordError, Secrets};
 pub use server::{Aim, CancelTarget, Server, Vitality};
 pub use settings::{Host, PasswordCommand, PasswordSource, Settings, Upstream};
+pub use shelf::Shelf;
 pub use statements::Statements;
 pub use stats::{Stats, Tally};
 pub use target::TargetSessionAttrs;
@@ -73,7 +76,7 @@ use crate::hashing::Hashing;
 use crate::names::PoolKey;
 use crate::net::connect::Tuning;
 use crate::net::tls::Connectors;
-use crate::pool::lease::Granted;
+use crate::pool::granted::Granted;
 use crate::pool::manager::{Maker, Manager};
 use crate::pool::pressure::Waiting;
 use crate::pool::recipe::Change;
@@ -106,14 +109,12 @@ struct Kept {
 
 impl Kept {
     fn new(maker: Maker, size: usize) -> Self {
-        let mut config = PoolConfig::new(size);
-        config.queue_mode = QueueMode::Lifo;
         #[expect(
             clippy::expect_used,
             reason = "deadpool refuses only timeouts without a runtime, and there are none"
         )]
         let servers = deadpool::managed::Pool::builder(maker)
-            .config(config)
+            .config(PoolConfig::new(size))
             .build()
             .expect("a pool without timeouts can be built");
         Self { servers, places: Places::new(Some(size)) }
@@ -122,12 +123,17 @@ impl Kept {
     /// A server, in the order of asking.
     async fn get(&self) -> Got {
         let place = self.places.take().await.ok_or(PoolError::Closed)?;
-        Ok((self.servers.get().await?, place))
+        self.fill(place).await
     }
 
-    /// A server for who has a place; it may be let go on without waiting for it.
-    async fn fill(self, place: Place) -> Got {
-        Ok((self.servers.get().await?, place))
+    /// A server for who has a place, opened if none is idle.
+    async fn fill(&self, mut place: Place) -> Got {
+        loop {
+            match self.redeem(self.servers.get().await?, place) {
+                Ok(granted) => return Ok(granted),
+                Err(back) => place = back,
+            }
+        }
     }
 
     /// One that is idle; else the place for one that would have to be opened, if there is a place.
@@ -136,12 +142,43 @@ impl Kept {
     }
 
     /// One that is idle, for who has a place; it neither waits nor opens anything (see [`Maker`]).
-    fn fill_now(&self, place: Place) -> Result<Granted, Place> {
-        let get = pin!(self.servers.timeout_get(&AT_ONCE));
-        match get.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(object)) => Ok((object, place)),
-            Poll::Ready(Err(_)) | Poll::Pending => Err(place),
+    fn fill_now(&self, mut place: Place) -> Result<Granted, Place> {
+        loop {
+            let get = pin!(self.servers.timeout_get(&AT_ONCE));
+            match get.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(ticket)) => match self.redeem(ticket, place) {
+                    Ok(granted) => return Ok(granted),
+                    Err(back) => place = back,
+                },
+                Poll::Ready(Err(_)) | Poll::Pending => return Err(place),
+            }
         }
+    }
+
+    /// The server for a ticket; if the one of the shelf is good no more, it is closed, and the ticket worth nothing.
+    fn redeem(&self, mut ticket: Object<Maker>, place: Place) -> Result<Granted, Place> {
+        if let Some(server) = ticket.0.take() {
+            return Ok(Granted::new(server, ticket, place));
+        }
+        let maker = self.servers.manager();
+        match maker.unshelve() {
+            Ok(server) => Ok(Granted::new(server, ticket, place)),
+            Err(unfit) => {
+                drop(Object::take(ticket));
+                if let Some((server, reason)) = unfit {
+                    maker.pressure.closes.count(reason);
+                    server.close();
+                }
+                Err(place)
+            }
+        }
+    }
+
+    /// A ticket, and a server on the shelf for it, opened if none is idle.
+    async fn stock(&self) -> Result<Object<Maker>, PoolError<ConnectError>> {
+        let mut ticket = self.servers.get().await?;
+        ticket.0.take().into_iter().for_each(|server| self.servers.manager().shelve(server));
+        Ok(ticket)
     }
 
     /// So many servers from now on. Idle ones beyond it are closed, lent ones when they are given back.
@@ -160,13 +197,22 @@ impl Kept {
 
     /// Closes the idle servers that are not to be kept.
     fn close_idle(&self, mut fault: impl FnMut(&Server) -> Option<Closing>) {
-        let closes = &self.servers.manager().pressure.closes;
-        let mut is_kept = |server: &Server| {
+        let maker = self.servers.manager();
+        let mut is_to_go = |server: &Box<Server>| {
             let fault = fault(server);
-            fault.into_iter().for_each(|reason| closes.count(reason));
-            fault.is_none()
+            fault.into_iter().for_each(|reason| maker.pressure.closes.count(reason));
+            fault.is_some()
         };
-        drop(self.servers.retain(|server, _| is_kept(server)).removed);
+        // Each goes with a ticket: for those whose ticket is on its way nobody is asked.
+        let (mut round, mut closing) = (maker.shelf().round(), Vec::new());
+        self.servers.retain(|_, _| {
+            let server = round.next(&mut is_to_go);
+            let is_kept = server.is_none();
+            closing.extend(server);
+            is_kept
+        });
+        drop(round);
+        closing.into_iter().for_each(|server| server.close());
     }
 
     /// How many servers there are, and of these idle ones.
@@ -205,8 +251,8 @@ impl Pool {
     fn new(manager: Arc<Manager>) -> Self {
         let settings = manager.recipe().settings.clone();
         Self {
-            kept: Kept::new(Maker(manager.clone()), settings.size.max(1)),
-            reserve: Kept::new(Maker(manager.clone()), settings.reserve),
+            kept: Kept::new(Maker::new(manager.clone()), settings.size.max(1)),
+            reserve: Kept::new(Maker::new(manager.clone()), settings.reserve),
             manager,
             stats: Stats::default(),
             statements: Arc::default(),
@@ -495,7 +541,8 @@ impl Pool {
 
     /// A server for who has a place, opened if none is idle.
     fn open(&self, place: Place) -> Getting {
-        Box::pin(self.kept.clone().fill(place))
+        let kept = self.kept.clone();
+        Box::pin(async move { kept.fill(place).await })
     }
 
     /// Whether what is being had for a client is a connection: under a cap that is full it may be waiting for that, and then
@@ -681,8 +728,8 @@ impl Pool {
         let mut opening: Vec<Opening> = Vec::new();
         while opening.len() < lacking {
             let Some(place) = self.kept.places.take_now() else { break };
-            let servers = self.kept.servers.clone();
-            let mut get: Opening = Box::pin(async move { Ok((servers.get().await?, place)) });
+            let kept = self.kept.clone();
+            let mut get: Opening = Box::pin(async move { Ok((kept.stock().await?, place)) });
             match get.as_mut().poll(cx) {
                 Poll::Pending => opening.push(get),
                 Poll::Ready(Ok(granted)) => idle.push(granted),
@@ -693,8 +740,8 @@ impl Pool {
     }
 }
 
-/// A server being opened.
-type Opening = Pin<Box<dyn Future<Output = Got> + Send>>;
+/// A server being opened for the shelf.
+type Opening = Pin<Box<dyn Future<Output = Result<(Object<Maker>, Place), PoolError<ConnectError>>> + Send>>;
 
 /// Counts a client of a pool.
 pub struct Member(Arc<Pool>);

@@ -149,8 +149,6 @@ pub struct Server {
     pub permits: Vec<Place>,
     /// The variables of the identity it was made for: others would keep the values of whoever was injected last.
     pub identity_variables: Arc<[String]>,
-    /// Whether it leaves one place in its pool for another, and is not to be closed.
-    pub is_handed_over: bool,
 }
 
 impl Drop for Server {
