@@ -416,7 +416,7 @@ fn checkout(bench: &Bench) {
     let (query, answer) = (written(|out| write::query(out, SELECT)), written(a_row));
     let mut conversation = Conversation::new(false);
     bench.case(NAME, 1, || {
-        let mut lease: Lease = runtime.block_on(pool.checkout()).unwrap();
+        let mut lease: Lease = runtime.block_on(pool.checkout(Some(ClientId(1)))).unwrap();
         conversation.ours.inbox.extend_from_slice(&query);
         let server = &mut *lease;
         let clean = turn(

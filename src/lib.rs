@@ -106,7 +106,8 @@
 //! | a new reason to end or deny a client | `proxy/farewell.rs` |
 //! | a timeout of a turn | `proxy/relay.rs` (`Watch`); of waiting: `pool/mod.rs` |
 //! | which of several hosts is used | `session/role.rs` (what a server says it is), `pool/target.rs` (which will do), `pool/hosts.rs` (in which order) |
-//! | another pool crate | `pool/manager.rs`, `pool/lease.rs` |
+//! | another pool crate | `pool/manager.rs`, `pool/granted.rs` |
+//! | which idle server is lent | `pool/shelf.rs` |
 //! | a key of PgBouncer | a row in `import/settings.rs`, what it becomes in `import/translate.rs`, a line in `tests/import` |
 //! | a metric | `telemetry/metrics.rs` (its name), an instrument where it happens, `admin/scrape.rs` (where it is read) |
 //! | a setting | a field of the `Settings` it belongs to, a row in `config/keys.rs`, a line in `config/pgusher.toml` |
@@ -128,6 +129,8 @@
 //! | transaction status | `I` idle, `T` in a transaction block, `E` in a failed one; `Z(I)` is ReadyForQuery with `I` | PostgreSQL |
 //! | session, transaction, statement mode | when a server may go home: at disconnect, at idle, after each statement | PgBouncer |
 //! | checkout, lease | asking for a server; having one | ours |
+//! | shelf, ticket | where idle servers are; what entitles to one of them | ours |
+//! | affinity | that a client gets the server it had last | – |
 //! | turn, exchange | what happens while a client holds a server | ours |
 //! | owed, pipeline | answers the server has still to give, in order | PgBouncer's outstanding requests |
 //! | unit | what a client sends up to and including a Query, Sync or FunctionCall | ours |
@@ -168,6 +171,9 @@
 //! - **The prelude commits before the client speaks.** A value that is set in the client's own transaction comes back wrong after
 //!   its ROLLBACK, and a prelude with a Sync of its own can fail while the statement behind it runs. In one pipeline without a Sync, the
 //!   server itself skips the client's words when the prelude fails.
+//! - **deadpool counts, the shelf chooses.** A server that goes to the client it had last needs no clean, and only what sees all that are idle can
+//!   give it to that client. deadpool gives out the last or the first, and its `retain`, which visits them, allocates each time. So its objects are
+//!   tickets: it bounds servers and has them made, and `pool/shelf.rs` says which is lent.
 //! - **No round trip to recycle.** Whether a server may be lent again is decided from facts (`pool/manager.rs`); one that has been idle for
 //!   long answers a Sync first.
 //! - **Metrics are fields, read when asked.** A recorder of the crate `metrics` keeps each observation of a histogram until somebody

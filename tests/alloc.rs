@@ -11,9 +11,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pgusher::names::{ClientId, ServerId};
+use pgusher::pool::Shelf;
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::prepared::{Interner, Statement};
 use pgusher::session::{
@@ -148,4 +150,25 @@ fn a_turn_allocates_nothing_but_what_is_written_here() {
 
     assert_eq!(plain, 0);
     assert_eq!(with_identity, 0);
+}
+
+#[test]
+fn choosing_a_server_and_giving_it_back_allocates_nothing() {
+    let (shelf, mut now) = (Shelf::default(), Instant::now());
+    (0..20).for_each(|server| shelf.put(server, None, now));
+    let mut choose = |client| {
+        now += Duration::from_millis(10);
+        let client = Some(ClientId(client));
+        let server = shelf.take(client, now).unwrap();
+        shelf.put(server, client, now);
+        if client == Some(ClientId(1)) {
+            shelf.forget(ClientId(1));
+        }
+    };
+
+    (0..1_000).for_each(|turn| choose(turn % 30));
+    let before = COUNT.get();
+    (0..1_000).for_each(|turn| choose(turn % 30));
+
+    assert_eq!(COUNT.get() - before, 0);
 }

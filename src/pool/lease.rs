@@ -16,6 +16,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::names::ClientId;
 use crate::pool::Pool;
 use crate::pool::granted::Granted;
 use crate::pool::manager::Destiny;
@@ -35,12 +36,16 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(granted: Granted, pool: Arc<Pool>) -> Self {
+    /// Lent to this client; `None` is one that need not have it again.
+    pub(super) fn new(mut granted: Granted, pool: Arc<Pool>, client: Option<ClientId>) -> Self {
         let pressure = pool.pressure();
         pressure.lent.up();
         pool.manager().crowd().up();
-        if granted.server().is_some_and(|server| server.uses > 0) {
-            pressure.reuses.increment();
+        if let Some(server) = granted.server_mut() {
+            if server.uses > 0 {
+                pressure.reuses.increment();
+            }
+            server.awaited = client;
         }
         Self { granted: Some(granted), pool, is_pinned: false, closing: Closing::Unclean }
     }
@@ -60,6 +65,11 @@ impl Lease {
             (false, false) | (true, true) => {}
         }
         self.is_pinned = is_pinned;
+    }
+
+    /// Its client does not come back for it.
+    pub fn part(&mut self) {
+        self.awaited = None;
     }
 
     /// The server is not there any more.

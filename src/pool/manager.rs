@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::auth::{ChannelBinding, Credential, ScramKeys, Secret, Verifier};
 use crate::hashing::Hashing;
-use crate::names::{Database, PoolKey, ServerId, ServerKey, User};
+use crate::names::{ClientId, Database, PoolKey, ServerId, ServerKey, User};
 use crate::net::Peer;
 use crate::net::connect::Tuning;
 use crate::net::tls::Connectors;
@@ -532,6 +532,7 @@ impl Manager {
                 .lifetime
                 .map(|lifetime| now + jittered(lifetime, recipe.settings.lifetime_jitter, id)),
             idle_since: now,
+            awaited: None,
             uses: 0,
             counted: (0, 0),
             generation,
@@ -691,14 +692,17 @@ impl Maker {
 
     /// A server is idle; whoever brings it gives the ticket for it back afterwards.
     pub(super) fn shelve(&self, server: Box<Server>) {
-        let since = server.idle_since;
-        self.shelf.put(server, None, since);
+        let (awaited, since) = (server.awaited, server.idle_since);
+        self.shelf.put(server, awaited, since);
     }
 
-    /// The server of the shelf that is to be lent, or why it may not be.
-    pub(super) fn unshelve(&self) -> Result<Box<Server>, Option<(Box<Server>, Closing)>> {
+    /// The server of the shelf that is to be lent to this client, or why it may not be.
+    pub(super) fn unshelve(
+        &self,
+        client: Option<ClientId>,
+    ) -> Result<Box<Server>, Option<(Box<Server>, Closing)>> {
         let now = Instant::now();
-        let mut server = self.shelf.take(None, now).ok_or(None)?;
+        let mut server = self.shelf.take(client, now).ok_or(None)?;
         let is_dead = |server: &mut Server| (server.look() == Vitality::Dead).then_some(Closing::Gone);
         if let Some(reason) = self.fault(&server, now).or_else(|| is_dead(&mut server)) {
             return Err(Some((server, reason)));

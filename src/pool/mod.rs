@@ -7,6 +7,7 @@
 //! - Waiters are served in the order in which they came.
 //! - A pool never has more servers than `size` and `reserve` together.
 //! - A client that stops waiting leaves nothing behind.
+//! - A client gets the server it had last, if that is idle when its turn comes.
 //! - A client for whom a server is being opened takes one that is given back meanwhile; the other is opened all the same.
 //!
 //! # Refuses
@@ -73,7 +74,7 @@ pub use stats::{Stats, Tally};
 pub use target::TargetSessionAttrs;
 
 use crate::hashing::Hashing;
-use crate::names::PoolKey;
+use crate::names::{ClientId, PoolKey};
 use crate::net::connect::Tuning;
 use crate::net::tls::Connectors;
 use crate::pool::granted::Granted;
@@ -121,15 +122,15 @@ impl Kept {
     }
 
     /// A server, in the order of asking.
-    async fn get(&self) -> Got {
+    async fn get(&self, client: Option<ClientId>) -> Got {
         let place = self.places.take().await.ok_or(PoolError::Closed)?;
-        self.fill(place).await
+        self.fill(place, client).await
     }
 
     /// A server for who has a place, opened if none is idle.
-    async fn fill(&self, mut place: Place) -> Got {
+    async fn fill(&self, mut place: Place, client: Option<ClientId>) -> Got {
         loop {
-            match self.redeem(self.servers.get().await?, place) {
+            match self.redeem(self.servers.get().await?, place, client) {
                 Ok(granted) => return Ok(granted),
                 Err(back) => place = back,
             }
@@ -137,16 +138,16 @@ impl Kept {
     }
 
     /// One that is idle; else the place for one that would have to be opened, if there is a place.
-    fn get_now(&self) -> Result<Granted, Option<Place>> {
-        self.fill_now(self.places.take_now().ok_or(None)?).map_err(Some)
+    fn get_now(&self, client: Option<ClientId>) -> Result<Granted, Option<Place>> {
+        self.fill_now(self.places.take_now().ok_or(None)?, client).map_err(Some)
     }
 
     /// One that is idle, for who has a place; it neither waits nor opens anything (see [`Maker`]).
-    fn fill_now(&self, mut place: Place) -> Result<Granted, Place> {
+    fn fill_now(&self, mut place: Place, client: Option<ClientId>) -> Result<Granted, Place> {
         loop {
             let get = pin!(self.servers.timeout_get(&AT_ONCE));
             match get.poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(ticket)) => match self.redeem(ticket, place) {
+                Poll::Ready(Ok(ticket)) => match self.redeem(ticket, place, client) {
                     Ok(granted) => return Ok(granted),
                     Err(back) => place = back,
                 },
@@ -156,12 +157,17 @@ impl Kept {
     }
 
     /// The server for a ticket; if the one of the shelf is good no more, it is closed, and the ticket worth nothing.
-    fn redeem(&self, mut ticket: Object<Maker>, place: Place) -> Result<Granted, Place> {
+    fn redeem(
+        &self,
+        mut ticket: Object<Maker>,
+        place: Place,
+        client: Option<ClientId>,
+    ) -> Result<Granted, Place> {
         if let Some(server) = ticket.0.take() {
             return Ok(Granted::new(server, ticket, place));
         }
         let maker = self.servers.manager();
-        match maker.unshelve() {
+        match maker.unshelve(client) {
             Ok(server) => Ok(Granted::new(server, ticket, place)),
             Err(unfit) => {
                 drop(Object::take(ticket));
@@ -195,6 +201,10 @@ impl Kept {
         });
     }
 
+    fn shelf(&self) -> &Shelf<Box<Server>> {
+        self.servers.manager().shelf()
+    }
+
     /// Closes the idle servers that are not to be kept.
     fn close_idle(&self, mut fault: impl FnMut(&Server) -> Option<Closing>) {
         let maker = self.servers.manager();
@@ -204,7 +214,7 @@ impl Kept {
             fault.is_some()
         };
         // Each goes with a ticket: for those whose ticket is on its way nobody is asked.
-        let (mut round, mut closing) = (maker.shelf().round(), Vec::new());
+        let (mut round, mut closing) = (self.shelf().round(), Vec::new());
         self.servers.retain(|_, _| {
             let server = round.next(&mut is_to_go);
             let is_kept = server.is_none();
@@ -412,26 +422,36 @@ impl Pool {
         Member(self.clone())
     }
 
-    /// A server, at once if one is idle.
+    /// A server, at once if one is idle: the one this client had last, if that is.
     ///
     /// Cancel safe: a place in the queue, or a connection being opened, is given up.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn checkout(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
-        match self.kept.get_now() {
+    pub async fn checkout(self: &Arc<Self>, client: Option<ClientId>) -> Result<Lease, CheckoutError> {
+        match self.kept.get_now(client) {
             Ok(granted) => {
                 self.pressure().wait.of(Outcome::Served).observe(Duration::ZERO);
-                Ok(Lease::new(granted, self.clone()))
+                Ok(Lease::new(granted, self.clone(), client))
             }
-            Err(place) => Box::pin(self.wait(place)).await,
+            Err(place) => Box::pin(self.wait(place, client)).await,
         }
     }
 
+    /// A client is gone: no server awaits it.
+    pub fn forget(&self, client: ClientId) {
+        self.kept.shelf().forget(client);
+        self.reserve.shelf().forget(client);
+    }
+
     /// Waits its turn, or for its place to be filled, and notes what came of it.
-    async fn wait(self: &Arc<Self>, place: Option<Place>) -> Result<Lease, CheckoutError> {
+    async fn wait(
+        self: &Arc<Self>,
+        place: Option<Place>,
+        client: Option<ClientId>,
+    ) -> Result<Lease, CheckoutError> {
         let settings = self.settings();
-        let mut opening = place.map(|place| self.open(place));
+        let mut opening = place.map(|place| self.open(place, client));
         let mut got = None;
         if let Some(opening) = &mut opening {
             // Begun before anything is counted: what is being opened makes the queue no longer.
@@ -443,7 +463,7 @@ impl Pool {
         let began = tokio::time::Instant::now();
         let mut waiting = self.queue(&settings, began.into_std())?;
         let _waited = self.stats.wait(began.into_std());
-        let result = self.until_served(opening, got, &settings, began).await;
+        let result = self.until_served(client, opening, got, &settings, began).await;
         waiting.outcome = match &result {
             Ok(_) => Outcome::Served,
             Err(CheckoutError::TimedOut(_)) => Outcome::TimedOut,
@@ -472,6 +492,7 @@ impl Pool {
     /// Until there is a server: given back, opened, or of the reserve; or the deadline.
     async fn until_served(
         self: &Arc<Self>,
+        client: Option<ClientId>,
         mut opening: Option<Getting>,
         mut got: Option<Got>,
         settings: &Settings,
@@ -483,7 +504,7 @@ impl Pool {
         // One timer for both: most waits see the end of neither.
         let mut slow = settings.slow_wait.map(|limit| began + limit).filter(|slow| *slow < deadline);
         let mut timer = pin!(sleep_until(slow.unwrap_or(deadline)));
-        let mut reserve = pin!(self.reserved(began, settings.reserve_timeout));
+        let mut reserve = pin!(self.reserved(client, began, settings.reserve_timeout));
         let mut again = None;
         let mut last_error = None;
         loop {
@@ -491,21 +512,21 @@ impl Pool {
                 match result {
                     Ok(granted) => {
                         self.failures.store(0, Ordering::Relaxed);
-                        return Ok(Lease::new(granted, self.clone()));
+                        return Ok(Lease::new(granted, self.clone(), client));
                     }
                     Err(error) => {
                         let error = self.on_failure(error)?;
                         last_error = Some(error);
-                        again = Some(Box::pin(self.try_again()));
+                        again = Some(Box::pin(self.try_again(client)));
                     }
                 }
             }
             let first_is_done = again.is_some();
             tokio::select! {
                 biased;
-                place = &mut turn, if opening.is_none() => match place.map(|place| self.kept.fill_now(place)) {
+                place = &mut turn, if opening.is_none() => match place.map(|place| self.kept.fill_now(place, client)) {
                     Some(Ok(granted)) => got = Some(Ok(granted)),
-                    Some(Err(place)) => opening = Some(self.open(place)),
+                    Some(Err(place)) => opening = Some(self.open(place, client)),
                     None => got = Some(Err(PoolError::Closed)),
                 },
                 Some(result) = async { Some(opening.as_mut()?.await) }, if !first_is_done => got = Some(result),
@@ -513,14 +534,14 @@ impl Pool {
                 () = &mut freed, if opening.is_some() && !first_is_done => {
                     freed.set(self.freed.notified());
                     if self.is_opening()
-                        && let Ok(granted) = self.kept.get_now()
+                        && let Ok(granted) = self.kept.get_now(client)
                     {
                         opening.take().into_iter().for_each(|opening| self.let_go_on(opening));
-                        return Ok(Lease::new(granted, self.clone()));
+                        return Ok(Lease::new(granted, self.clone(), client));
                     }
                 }
                 Some(result) = async { Some(again.as_mut()?.await) }, if first_is_done => got = Some(result),
-                granted = &mut reserve => return Ok(Lease::new(granted, self.clone())),
+                granted = &mut reserve => return Ok(Lease::new(granted, self.clone(), client)),
                 () = &mut timer => {
                     if slow.take().is_some() {
                         timer.as_mut().reset(deadline);
@@ -540,9 +561,9 @@ impl Pool {
     }
 
     /// A server for who has a place, opened if none is idle.
-    fn open(&self, place: Place) -> Getting {
+    fn open(&self, place: Place, client: Option<ClientId>) -> Getting {
         let kept = self.kept.clone();
-        Box::pin(async move { kept.fill(place).await })
+        Box::pin(async move { kept.fill(place, client).await })
     }
 
     /// Whether what is being had for a client is a connection: under a cap that is full it may be waiting for that, and then
@@ -639,12 +660,17 @@ impl Pool {
     }
 
     /// A server of the reserve, after `reserve_timeout`; without a reserve, never.
-    async fn reserved(&self, began: tokio::time::Instant, patience: Duration) -> Granted {
+    async fn reserved(
+        &self,
+        client: Option<ClientId>,
+        began: tokio::time::Instant,
+        patience: Duration,
+    ) -> Granted {
         if self.reserve.places.most() == Some(0) {
             return std::future::pending().await;
         }
         sleep_until(began + patience).await;
-        match Box::pin(self.reserve.get()).await {
+        match Box::pin(self.reserve.get(client)).await {
             Ok(granted) => granted,
             Err(_) => std::future::pending().await,
         }
@@ -663,13 +689,13 @@ impl Pool {
     }
 
     /// After a pause, or when a server is given back before it is over.
-    async fn try_again(&self) -> Got {
+    async fn try_again(&self, client: Option<ClientId>) -> Got {
         let freed = self.freed.notified();
         tokio::select! {
             () = sleep(self.pause()) => {}
             () = freed => {}
         }
-        self.kept.get().await
+        self.kept.get(client).await
     }
 
     /// `connect_retry`, doubled with every failure up to ten times itself, shortened by up to a half so that those who

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::names::{ServerId, ServerKey};
+use crate::names::{ClientId, ServerId, ServerKey};
 use crate::net::Peer;
 use crate::pool::dial::Address;
 use crate::pool::life::Life;
@@ -139,6 +139,8 @@ pub struct Server {
     pub expires: Option<Instant>,
     /// When it was last given back.
     pub idle_since: Instant,
+    /// The client it was lent to last, if that may come back for it.
+    pub awaited: Option<ClientId>,
     /// How often it has been lent.
     pub uses: u64,
     /// Bytes received and sent that have been counted.

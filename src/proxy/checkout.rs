@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use tokio::time::timeout;
 
+use crate::names::ClientId;
 use crate::net::Peer;
 use crate::pool::{CheckoutError, Lease, Pool};
 use crate::proxy::cancel::{ClientHandle, Order};
@@ -51,7 +52,7 @@ pub(super) async fn checkout(
     state: &mut ClientState,
 ) -> Result<Lease, NoLease> {
     loop {
-        let mut lease = wait(pool, client, handle).await?;
+        let mut lease = wait(pool, client, handle, state.returns_as()).await?;
         if !lease.suits(&state.rules) {
             return Err(NoLease::Outdated);
         }
@@ -74,8 +75,13 @@ pub(super) async fn checkout(
     }
 }
 
-async fn wait(pool: &Arc<Pool>, client: &mut Peer, handle: &ClientHandle) -> Result<Lease, NoLease> {
-    let mut get = pin!(pool.checkout());
+async fn wait(
+    pool: &Arc<Pool>,
+    client: &mut Peer,
+    handle: &ClientHandle,
+    id: Option<ClientId>,
+) -> Result<Lease, NoLease> {
+    let mut get = pin!(pool.checkout(id));
     let at_once = poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await;
     if let Poll::Ready(result) = at_once {
         return result.map_err(NoLease::Checkout);

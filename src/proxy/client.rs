@@ -267,6 +267,7 @@ impl Client {
     fn move_to(&mut self, seat: &Seat) {
         let pool = self.proxy.pools.pool(&seat.key, || seat.recipe.clone());
         let guest = &mut self.record.guest;
+        guest.member.pool().forget(guest.state.id);
         guest.state.move_to(pool.statements());
         guest.member = pool.join();
     }
@@ -596,6 +597,7 @@ impl Client {
     /// Leads a server back that its client has left, in a task of its own.
     fn abandon(&mut self, mut lease: Lease) {
         self.record.guest.entry.handle.has_nothing();
+        lease.part();
         let is_busy = lease.exchange.is_busy();
         lease.cancel.life.turn_to(Doing::Recovering, Instant::now());
         let server = &mut *lease;
@@ -623,6 +625,7 @@ impl Client {
             self.abandon(lease);
         }
         let Record { id, since, guest, counted, .. } = *self.record;
+        guest.member.pool().forget(id);
         self.proxy.counts.departures.count(ended.departure());
         let (received, sent) = guest.peer.traffic();
         let stats = guest.member.pool().stats();

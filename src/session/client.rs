@@ -20,7 +20,7 @@ use crate::session::claim::{Claim, Grant, Identities};
 use crate::session::hold::Pins;
 use crate::session::parameters::{Parameters, Values};
 use crate::session::prepared::{self, ClientStatements, Interner, Named};
-use crate::session::settings::{IdentitySettings, Nth, Rules};
+use crate::session::settings::{CleanPolicy, IdentitySettings, Nth, Rules};
 use crate::session::sql::{self, Command, Hints, Reading};
 use crate::session::tally::Refusals;
 use crate::session::violation::TokenFault;
@@ -137,6 +137,11 @@ impl ClientState {
             portal: None,
             rules,
         }
+    }
+
+    /// As whom it is better served by the server it had last, if by any: one that must be cleaned for everybody else.
+    pub fn returns_as(&self) -> Option<ClientId> {
+        (self.rules.clean == CleanPolicy::Always).then_some(self.id)
     }
 
     /// Takes other rules, between two transactions; `holds` is whether it keeps a server.
