@@ -234,6 +234,7 @@ pub(super) struct Reading {
     /// Hits of the cache of prepared statements, evictions from it.
     prepared: [u64; 2],
     reuses: u64,
+    affinity_hits: u64,
     rejections: Vec<u64>,
     wait: Vec<Distribution>,
     transaction: Distribution,
@@ -282,6 +283,7 @@ impl Reading {
             prepared: [&stats.prepared_hits, &stats.prepared_evictions].map(of),
             statements: [&stats.client_parses, &stats.server_parses, &stats.binds].map(of),
             reuses: pressure.reuses.value(),
+            affinity_hits: pressure.affinity_hits.value(),
             rejections: pressure.rejections.values(),
             wait: pressure.wait.each().map(Latency::read).collect(),
             transaction: pressure.transaction.read(),
@@ -332,6 +334,7 @@ impl Reading {
         self.exhausted += other.exhausted;
         self.waits += other.waits;
         self.reuses += other.reuses;
+        self.affinity_hits += other.affinity_hits;
         self.transaction += &other.transaction;
         self.query += &other.query;
         let (bytes, more) = (self.bytes.as_flattened_mut(), other.bytes.as_flattened());
@@ -534,6 +537,7 @@ impl Snapshot {
         self.words(page, &of::SERVER_CONNECTS, Connected::WORDS, |pool| &pool.connects);
         self.words(page, &of::SERVER_CLOSES, Closing::WORDS, |pool| &pool.closes);
         self.value(page, &of::SERVER_REUSES, |pool| pool.reuses);
+        self.value(page, &of::AFFINITY_HITS, |pool| pool.affinity_hits);
         self.words(page, &of::SERVER_ERRORS, &ERROR_CLASSES, |pool| &pool.errors);
     }
 

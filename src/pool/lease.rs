@@ -45,6 +45,9 @@ impl Lease {
             if server.uses > 0 {
                 pressure.reuses.increment();
             }
+            if client.is_some() && server.state.guest == client {
+                pressure.affinity_hits.increment();
+            }
             server.awaited = client;
         }
         Self { granted: Some(granted), pool, is_pinned: false, closing: Closing::Unclean }

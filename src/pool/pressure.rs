@@ -112,6 +112,8 @@ pub struct Pressure {
     pub cancelling: Level,
     /// Servers lent that had been lent before.
     pub reuses: Counter,
+    /// Of these, those lent to the client they had last, so that they need no clean.
+    pub affinity_hits: Counter,
     /// How long a server was asked for.
     pub wait: Tally<Outcome, Latency>,
     /// Clients that were told at once that there is none.

@@ -81,6 +81,7 @@ catalogue! {
         SERVER_CONNECTS: Counter "pgusher_server_connects_total" ["database", "user", "result"] "", "Connections to servers: ok, refused (the server said no), timed_out, unreachable, failed (broken, or nothing to log in with).";
         SERVER_CLOSES: Counter "pgusher_server_closes_total" ["database", "user", "reason"] "", "Servers closed, and why.";
         SERVER_REUSES: Counter "pgusher_server_reuses_total" ["database", "user"] "", "Servers lent that had been lent before.";
+        AFFINITY_HITS: Counter "pgusher_server_affinity_hits_total" ["database", "user"] "", "Servers lent to the client they had last, so that they need no clean (pool.clean).";
         SERVER_ERRORS: Counter "pgusher_server_errors_total" ["database", "user", "sqlstate_class"] "", "Errors that servers have said to clients, by the first two characters of their SQLSTATE.";
         INJECTIONS: Counter "pgusher_identity_injections_total" ["database", "user", "result"] "", "Transactions before which the identity was said: ok, cancelled (by the client, meanwhile), failed (the server refused it or the settings said with it; nothing of the client ran).";
         REFUSALS: Counter "pgusher_identity_refusals_total" ["database", "user", "reason"] "", "Statements refused to keep identities apart: channel (not to be set this way), expired (its token has), missing (none, where one is demanded), pattern (a value that does not fit), token (one that proves nothing), unclear (a statement that would change it in a way that cannot be followed).";
