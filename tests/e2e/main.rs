@@ -13,6 +13,7 @@ mod harness;
 
 mod harness_selftest;
 
+mod affinity;
 mod alerts;
 mod auth;
 mod auth_query;
