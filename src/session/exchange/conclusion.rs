@@ -52,6 +52,9 @@ impl Exchange {
             return self.conclude_open(buffers);
         }
         if self.is_tainted {
+            if self.phase == Phase::Talking {
+                self.end_transaction(client);
+            }
             return Some(Outcome::Lost(Loss::Tainted));
         }
         match self.phase {
@@ -96,10 +99,7 @@ impl Exchange {
         server: &mut ServerState,
         outbox: &mut BytesMut,
     ) -> Option<Outcome> {
-        if self.has_spoken && !self.is_abandoned {
-            client.claim.on_transaction_end(client.rules.identity.scope);
-            self.undo.clear();
-        }
+        self.end_transaction(client);
         if self.has_left {
             return Some(Outcome::ClientLeft);
         }
@@ -113,6 +113,14 @@ impl Exchange {
             return self.inspect(false, client, server, outbox);
         }
         self.finish(client, server, outbox)
+    }
+
+    /// What was said for one transaction holds no longer.
+    pub(super) fn end_transaction(&mut self, client: &mut ClientState) {
+        if self.has_spoken && !self.is_abandoned {
+            client.claim.on_transaction_end(client.rules.identity.scope);
+            self.undo.clear();
+        }
     }
 
     /// Whether the client may have put its identity back to what it began with; a ROLLBACK takes that back too, so the server

@@ -215,6 +215,12 @@ contract! {
             a.rows(&set(A)).await;
             assert_eq!(notation(&a.query("select 1/0").await), "E(22012) Z(I)");
             assert_eq!(notation(&a.query(&act(A)).await), "E(28000) Z(I)");
+            // And one that a Query ends in place of its Sync; from 18 on the Query is inside of it. Its server is closed.
+            a.rows(&set(A)).await;
+            a.send([say::extended("select 1", &[]), say::query("select 2"), say::sync()]).await;
+            let answer = notation(&a.read_until_ready_times(2).await);
+            assert!(answer.starts_with("1 2 T D C(SELECT 1) T D C(SELECT 1) Z(") && answer.ends_with(") Z(I)"), "{answer}");
+            assert_eq!(notation(&a.query(ME).await), "E(28000) Z(I)");
         }
         a.send([&set(A), &act(A), &act(A), &set(B), ME, ME].map(say::query)).await;
         let answer = a.read_until_ready_times(6).await;
