@@ -492,7 +492,13 @@ impl Client {
             Outcome::Unwound(sqlstate, clean) => {
                 // Read before the server is anyone's again: a cancel after this is not for this turn.
                 let was_cancelled = self.was_cancelled();
+                let id = self.record.guest.state.id;
+                let is_to_blame = !was_cancelled && lease.state.is_to_blame(id, sqlstate);
                 match clean {
+                    Some(_) if is_to_blame => {
+                        self.record.guest.entry.handle.has_nothing();
+                        drop(lease);
+                    }
                     Some(clean) => self.give_back(lease, clean, now),
                     None => self.hold(lease),
                 }

@@ -38,6 +38,7 @@ use crate::session::opening::{self, LoginRequest, Opening, OpeningError, Proof, 
 use crate::session::violation::Report;
 use crate::session::{
     ClientState, Grant, Identities, Identity, Nth, Outcome, Parameters, Rules, Subject, TokenFault, Values,
+    is_belated,
 };
 use crate::telemetry::instruments::Tally;
 use crate::token::Tokens;
@@ -687,6 +688,12 @@ async fn try_settings(
                 state.welcome(server.state.reported.clone());
                 lease.release(clean, Instant::now());
                 return Ok(());
+            }
+            Ok(Ok(Outcome::Unwound(sqlstate, Some(clean)))) if is_belated(sqlstate) && failures < TRIES => {
+                failures += 1;
+                if !server.state.is_to_blame(state.id, sqlstate) {
+                    lease.release(clean, Instant::now());
+                }
             }
             Ok(Ok(Outcome::Unwound(_, Some(clean)))) => {
                 let words = server.exchange.take_failure();

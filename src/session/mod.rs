@@ -43,7 +43,7 @@ pub use client::{Adoption, ClientState, MustLogInAnew};
 pub use exchange::{Clean, Exchange, Outcome};
 pub use parameters::{Parameters, Values};
 pub use role::Role;
-pub use server::ServerState;
+pub use server::{ServerState, is_belated};
 pub use settings::{
     CleanPolicy, Form, IdentitySettings, Missing, Mode, Nth, Pattern, Rules, Scope, SetPolicy, StatePolicy,
     Subject, TokenSettings, Variable,

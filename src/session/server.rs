@@ -101,9 +101,21 @@ impl ServerState {
         self.prelude > 0 || !self.statements.is_empty()
     }
 
+    /// Whether an error that ended a prelude may be the doing of a timeout that another client left here: it would end the
+    /// next one, too.
+    pub fn is_to_blame(&self, client: ClientId, sqlstate: Option<[u8; 5]>) -> bool {
+        is_belated(sqlstate) && self.guest.is_some_and(|guest| guest != client)
+    }
+
     /// It has no statements any more, of ours neither.
     pub fn forget_statements(&mut self) {
         self.statements.clear();
         self.prelude = 0;
     }
+}
+
+/// Whether an error is one of those that PostgreSQL may raise only when it reads the message after the one it is about: a
+/// timeout that runs out behind a statement's last look for interrupts (`ProcessInterrupts`).
+pub fn is_belated(sqlstate: Option<[u8; 5]>) -> bool {
+    matches!(sqlstate.as_ref(), Some(b"55P03" | b"57014"))
 }

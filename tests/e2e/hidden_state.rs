@@ -213,6 +213,32 @@ async fn a_statement_timeout_that_runs_out_in_the_clean_is_no_other_client_s_err
     }
 }
 
+/// Where plans are kept the clean is a transaction: what ends it puts the timeout back, to end the next one on that server.
+#[tokio::test]
+async fn a_statement_timeout_that_ends_each_clean_costs_a_server_and_no_client() {
+    let postgres = Postgres::shared(18).await;
+    postgres
+        .sql(
+            "create function leave_much() returns text language plpgsql as $$ begin
+                perform set_config('my.setting' || i, 'left', false) from generate_series(1, 30000) i;
+                return set_config('statement_timeout', '1ms', false);
+            end $$",
+        )
+        .await;
+    let pgusher = pooler(&postgres).await.start().await;
+    let (mut one, mut other) = (pgusher.client().await, pgusher.client().await);
+
+    prepare(&mut one).await;
+    assert_eq!(one.value("select leave_much()").await, "1ms");
+    let served = other.value("select 'served'").await;
+    run_prepared(&mut one).await;
+    assert_eq!(one.value("select leave_much()").await, "1ms");
+    let mut newcomer = Raw::login(&pgusher.target().with("DateStyle", "German")).await;
+
+    assert_eq!(served, "served");
+    assert_eq!(newcomer.value("show datestyle").await, "German, DMY");
+}
+
 #[tokio::test]
 async fn a_connect_query_that_leaves_more_than_settings_is_refused() {
     let postgres = Postgres::shared(18).await;
