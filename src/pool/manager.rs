@@ -708,7 +708,7 @@ impl Maker {
             return Err(Some((server, reason)));
         }
         let idle = micros(now.saturating_duration_since(server.idle_since));
-        server.state.is_doubtful = idle > self.glance.check_delay.load(Ordering::Relaxed);
+        server.state.is_doubtful |= idle > self.glance.check_delay.load(Ordering::Relaxed);
         Ok(server)
     }
 }

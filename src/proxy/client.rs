@@ -39,12 +39,17 @@ use crate::proxy::replication;
 use crate::session::exchange::Loss;
 use crate::session::idle::{self, Idle};
 use crate::session::violation::Side;
-use crate::session::{Adoption, Clean, ClientState, MustLogInAnew, Outcome, Refusal, TokenFault};
+use crate::session::{
+    Adoption, Clean, CleanPolicy, ClientState, MustLogInAnew, Outcome, Refusal, TokenFault,
+};
 use crate::telemetry::instruments::Counter;
 use crate::token::has_passed;
 
 /// Times a turn is begun again when none of the client's words were executed.
 const TRIES: u32 = 3;
+
+/// A turn that took less has not run into a timeout; below a tenth of a second nobody sets one for all.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Serves a client until it is gone; until then it is `here`.
 ///
@@ -488,7 +493,10 @@ impl Client {
                 self.hold(lease);
             }
             Outcome::Lost(loss) => return self.lost(loss, lease),
-            Outcome::Settled(clean) => self.give_back(lease, clean, now),
+            Outcome::Settled(clean) => {
+                lease.state.is_doubtful |= self.may_leave_timeout(took);
+                self.give_back(lease, clean, now);
+            }
             Outcome::Unwound(sqlstate, clean) => {
                 // Read before the server is anyone's again: a cancel after this is not for this turn.
                 let was_cancelled = self.was_cancelled();
@@ -517,6 +525,14 @@ impl Client {
     fn hold(&mut self, mut lease: Lease) {
         lease.pin(true);
         self.held = Some(lease);
+    }
+
+    /// Whether a timeout of the server's own may have run out as the turn ended: PostgreSQL then fails the next message it reads.
+    /// That is one of a prelude's, or of a Sync of ours.
+    fn may_leave_timeout(&self, took: Duration) -> bool {
+        let rules = &self.record.guest.state.rules;
+        let has_prelude = rules.clean != CleanPolicy::WhenNeeded || rules.identity.enabled;
+        took >= SHORTEST_TIMEOUT && !has_prelude
     }
 
     fn give_back(&self, lease: Lease, clean: Clean, now: Instant) {

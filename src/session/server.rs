@@ -41,7 +41,8 @@ pub struct ServerState {
     pub tier: Tier,
     /// How often it was about to be given back.
     pub returns: u64,
-    /// Whether it must prove itself alive before a client's words are sent: it has been idle for long.
+    /// Whether it must answer a Sync before another client's words are sent: it has been idle for long, or may have a timeout
+    /// still to say.
     pub is_doubtful: bool,
 }
 

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use crate::session::client::ClientState;
 use crate::session::exchange::{Exchange, Loss, Outcome, Phase, Rest, Segment, Unit, is_undoable};
 use crate::session::pipeline::{Answer, Origin, Owed, Step};
-use crate::session::server::ServerState;
+use crate::session::server::{ServerState, is_belated};
 use crate::session::sql::Hints;
 use crate::session::transaction::Status;
 use crate::session::violation::{Refusal, Side, Violation};
@@ -376,7 +376,9 @@ impl Exchange {
             self.errors.count(front.sqlstate);
             return Fate::Forward;
         }
-        let Some(owed) = owed else { return Fate::Forward };
+        let Some(owed) = owed else {
+            return self.on_unasked_error(client);
+        };
         if matches!(owed.origin, Origin::Prelude(_)) {
             self.failure = body.into();
             self.fail_prelude(front.sqlstate, client, server);
@@ -400,10 +402,26 @@ impl Exchange {
             }
             Origin::Injected if owed.answer == Answer::Query => Fate::Swallow,
             _ => {
+                // It may have been said unasked, with the answer still to come.
+                server.is_doubtful |= is_belated(front.sqlstate);
                 self.errors.count(front.sqlstate);
                 Fate::Forward
             }
         }
+    }
+
+    /// Nothing was asked. At rest it costs the server, which is a step ahead, and nobody else; what a client has begun or
+    /// keeps there it is told about.
+    fn on_unasked_error(&mut self, client: &mut ClientState) -> Fate {
+        if self.is_kept || self.status != Status::Idle || self.segment != Segment::Synced {
+            return Fate::Forward;
+        }
+        if self.phase == Phase::Talking {
+            self.end_transaction(client);
+        }
+        self.is_tainted = true;
+        self.fatal = Some(Loss::Tainted);
+        Fate::Swallow
     }
 
     /// Everything owed up to the next Sync will not come.
