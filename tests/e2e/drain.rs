@@ -11,14 +11,16 @@ on_every_major! {
         let mut pgusher = Pgusher::before(&postgres).start().await;
         let (mut idle, mut inside, mut busy) = (pgusher.client().await, pgusher.client().await, pgusher.client().await);
         inside.rows("begin; insert into t values (1)").await;
-        busy.send([say::query("select pg_sleep(0.5)")]).await;
-        postgres.until_asleep(1).await;
+        let gate = postgres.gate().await;
+        busy.send([say::query("select count(*) from gate")]).await;
+        postgres.until_at_gate(1).await;
 
         pgusher.terminate();
         let farewell = idle.expect_close().await;
         inside.rows("insert into t values (2)").await;
         let committed = notation(&inside.query("commit").await);
         let told = notation(&inside.expect_close().await);
+        gate.open().await;
         let served = notation(&busy.read_until_ready().await);
 
         assert_eq!(notation(&farewell), "E(57P01)");
@@ -65,6 +67,7 @@ on_every_major! {
             .pool_size(1)
             .text("listen", "auth", "trust")
             .text("listen", "drain_timeout", "500ms")
+            .metrics()
             .start()
             .await;
         let mut inside = pgusher.client().await;
@@ -73,7 +76,7 @@ on_every_major! {
         let target = pgusher.target().with("DateStyle", "German");
         let mut waiting = Raw::connect(&target.address).await;
         waiting.send([target.startup()]).await;
-        waiting.expect_silence(Duration::from_millis(60)).await;
+        pgusher.until_waiting(1).await;
 
         pgusher.terminate();
         let told = waiting.expect_close().await;
@@ -85,7 +88,7 @@ on_every_major! {
     }
 
     async fn newcomers_are_served_through_the_grace_and_then_told(postgres: Postgres) {
-        let mut pgusher = Pgusher::before(&postgres).text("listen", "drain_grace", "700ms").start().await;
+        let mut pgusher = Pgusher::before(&postgres).text("listen", "drain_grace", "2s").start().await;
         let mut here = pgusher.client().await;
 
         pgusher.terminate();

@@ -233,11 +233,11 @@ on_every_major! {
     }
 
     async fn a_queue_that_is_full_refuses_at_once_and_keeps_the_session(postgres: Postgres) {
-        let pgusher = Pgusher::before(&postgres).pool_size(1).set("pool", "max_waiting", "1").start().await;
+        let pgusher = Pgusher::before(&postgres).pool_size(1).set("pool", "max_waiting", "1").metrics().start().await;
         let (mut a, mut b, mut c) = (pgusher.client().await, pgusher.client().await, pgusher.client().await);
         a.rows("begin").await;
         b.send([say::query("select 'b'")]).await;
-        b.expect_silence(A_WHILE).await;
+        pgusher.until_waiting(1).await;
 
         let began = Instant::now();
         let simple = c.query("select 'c'").await;
@@ -294,9 +294,10 @@ on_every_major! {
     }
 
     async fn a_client_that_waited_too_long_is_told_and_keeps_its_session(postgres: Postgres) {
-        let pgusher = Pgusher::before(&postgres).pool_size(1).text("pool", "acquire_timeout", "300ms").start().await;
+        let mut pgusher = Pgusher::before(&postgres).pool_size(1).start().await;
         let (mut a, mut b) = (pgusher.client().await, pgusher.client().await);
-        a.rows("begin").await;
+        a.rows("begin").await; // to open its server may take longer than the limit
+        pgusher.reloaded(|it| it.text("pool", "acquire_timeout", "300ms")).await;
 
         let began = Instant::now();
         let simple = b.query("select 'b'").await;

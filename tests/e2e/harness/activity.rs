@@ -1,6 +1,18 @@
 //! What the server sees of a test: who is connected, who sleeps.
 
-use super::Postgres;
+use super::{Postgres, Raw};
+
+/// Statements that read the table `gate` take until this is opened, however quick or slow the machine is.
+pub struct Gate {
+    keeper: Raw,
+}
+
+impl Gate {
+    pub async fn open(mut self) {
+        self.keeper.rows("commit").await;
+        self.keeper.terminate().await;
+    }
+}
 
 impl Postgres {
     /// Connections of this role to the test's database.
@@ -25,6 +37,21 @@ impl Postgres {
     pub async fn until_asleep(&self, count: usize) {
         let sql = "select count(*) from pg_stat_activity
                    where datname = current_database() and wait_event = 'PgSleep'";
+        self.until(sql, &count.to_string()).await;
+    }
+
+    /// A closed gate in the test's database.
+    pub async fn gate(&self) -> Gate {
+        let mut keeper = Raw::login(&self.superuser()).await;
+        keeper.rows("create table if not exists gate (); grant select on gate to public").await;
+        keeper.rows("begin; lock table gate in access exclusive mode").await;
+        Gate { keeper }
+    }
+
+    /// Waits until so many statements stand at the gate.
+    pub async fn until_at_gate(&self, count: usize) {
+        let sql = "select count(*) from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'";
         self.until(sql, &count.to_string()).await;
     }
 

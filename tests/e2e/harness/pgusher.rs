@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::port::Port;
 use super::process::{Background, tied};
 use super::raw::{Address, Raw, Target};
-use super::{Issued, PATIENCE, Postgres, eventually, secrets};
+use super::{Issued, PATIENCE, Postgres, eventually, http, secrets};
 
 /// What is written into the configuration, section by section.
 ///
@@ -320,6 +320,17 @@ impl Pgusher {
             self.log().lines().find(|line| line.contains(text)).map(str::to_owned)
         })
         .await
+    }
+
+    /// Waits until so many clients wait for a server; it must serve [`metrics`](Builder::metrics).
+    pub async fn until_waiting(&self, count: usize) {
+        eventually(&format!("{count} wait for a server"), PATIENCE, async || {
+            let page = http::get(self.metrics(), "/metrics").await.body;
+            let of_pools = page.lines().filter(|line| line.starts_with("pgusher_pool_waiting_clients{"));
+            let counts = of_pools.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+            (counts.sum::<f64>() == count as f64).then_some(())
+        })
+        .await;
     }
 
     /// Writes a changed configuration and tells it to read it (SIGHUP).

@@ -73,9 +73,11 @@ contract! {
 
         for _ in 0..3 {
             is(&mut a, A).await;
-            b.send([say::query(&format!("select pg_sleep(0.5); {}", act(B)))]).await;
-            stage.postgres.until_asleep(1).await;
+            let gate = stage.postgres.gate().await;
+            b.send([say::query(&format!("select count(*) from gate; {}", act(B)))]).await;
+            stage.postgres.until_at_gate(1).await;
             a.cancel().await;
+            gate.open().await;
             assert_eq!(notation(&b.read_until_ready().await), "T D C(SELECT 1) C(INSERT 0 1) Z(I)");
         }
         is(&mut b, B).await;
