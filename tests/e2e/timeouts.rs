@@ -39,12 +39,12 @@ on_every_major! {
     }
 
     async fn many_short_queries_in_one_write_are_not_one_long_query(postgres: Postgres) {
-        let pgusher = Pgusher::before(&postgres).pool_size(1).text("pool", "query_timeout", "500ms").start().await;
+        let pgusher = Pgusher::before(&postgres).pool_size(1).text("pool", "query_timeout", "1s").start().await;
         let mut client = pgusher.client().await;
 
-        client.send((0..6).map(|_| say::query("select pg_sleep(0.15)"))).await;
+        client.send((0..7).map(|_| say::query("select pg_sleep(0.2)"))).await;
 
-        for _ in 0..6 {
+        for _ in 0..7 {
             assert_eq!(notation(&client.read_until_ready().await), "T D C(SELECT 1) Z(I)");
         }
     }
@@ -72,12 +72,12 @@ on_every_major! {
         let (mut witness, mut client) = (pgusher.client().await, pgusher.client().await);
         let pid = witness.server_pid().await;
 
-        client.rows("begin; insert into t values (1)").await;
-        client.rows("select pg_sleep(0.5)").await; // a query is no silence
-        let farewell = client.expect_close().await;
+        // A query is no silence.
+        client.send([say::query("begin; insert into t values (1)"), say::query("select pg_sleep(0.5)")]).await;
+        let heard = client.expect_close().await;
 
-        assert_eq!(notation(&farewell), "E(25P03)");
-        assert_eq!(farewell[0].severity(), "FATAL");
+        assert_eq!(notation(&heard), "C(BEGIN) C(INSERT 0 1) Z(T) T D C(SELECT 1) Z(T) E(25P03)");
+        assert_eq!(heard.last().unwrap().severity(), "FATAL");
         assert_eq!(witness.value("select count(*) from t").await, "0");
         assert_eq!(witness.server_pid().await, pid);
     }
@@ -95,22 +95,21 @@ on_every_major! {
     }
 
     async fn a_client_silent_between_transactions_is_closed_where_that_is_limited(postgres: Postgres) {
-        let pgusher = Pgusher::before(&postgres).text("listen", "client_idle_timeout", LIMIT).start().await;
+        let pgusher = Pgusher::before(&postgres).text("listen", "client_idle_timeout", "800ms").start().await;
         let mut client = pgusher.client().await;
 
-        client.rows("begin; select pg_sleep(0.5)").await;
-        client.rows("commit").await;
-        let farewell = client.expect_close().await;
+        client.send([say::query("begin; select pg_sleep(1)"), say::query("commit")]).await;
+        let heard = client.expect_close().await;
 
-        assert_eq!(notation(&farewell), "E(57P05)");
-        assert_eq!(farewell[0].severity(), "FATAL");
+        assert_eq!(notation(&heard), "C(BEGIN) T D C(SELECT 1) Z(T) C(COMMIT) Z(I) E(57P05)");
+        assert_eq!(heard.last().unwrap().severity(), "FATAL");
     }
 
     async fn a_server_is_replaced_when_its_life_is_over(postgres: Postgres) {
         let pgusher = Pgusher::before(&postgres).pool_size(1).text("pool", "lifetime", "1s").start().await;
         let mut client = pgusher.client().await;
-        let first = client.server_pid().await;
         client.rows("begin").await;
+        let first = client.server_pid().await;
         client.rows("select pg_sleep(1.1)").await;
 
         let within = client.server_pid().await;

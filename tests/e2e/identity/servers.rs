@@ -81,22 +81,30 @@ on_every_major! {
             for client in [&mut a, &mut b] {
                 client.rows("select 1").await;
             }
-            let (before, began) = (network.round_trips(), std::time::Instant::now());
+            let before = network.round_trips();
+            let mut took = Vec::new();
             for turn in 0..4 {
+                let began = std::time::Instant::now();
                 let client = if turn % 2 == 0 { &mut a } else { &mut b };
                 client.rows("select 1").await;
                 client.ask([say::extended("select 1", &[]), say::sync()]).await;
                 client.rows("begin").await;
                 client.rows("select 1").await;
                 client.rows("commit").await;
+                took.push(began.elapsed());
             }
-            counts.push((network.round_trips() - before, began.elapsed()));
+            counts.push((network.round_trips() - before, took));
         }
 
-        let [(without, time_without), (with, time_with)] = counts[..] else { unreachable!("two runs") };
-        assert_eq!((without, with), (20, 20));
-        // 20 round trips of 40 ms; one more for each transaction would be 480 ms.
-        assert!(time_with < time_without + Duration::from_millis(240), "{time_without:?} without, {time_with:?} with");
+        let [(without, took_without), (with, took_with)] = &counts[..] else { unreachable!("two runs") };
+        assert_eq!((*without, *with), (20, 20));
+        // Five round trips of 40 ms; one more for each transaction would be 120 ms. What a busy machine adds it does not add to
+        // each of four.
+        let (least_without, least_with) = (took_without.iter().min().unwrap(), took_with.iter().min().unwrap());
+        assert!(
+            *least_with < *least_without + Duration::from_millis(60),
+            "{took_without:?} without, {took_with:?} with"
+        );
     }
 }
 
