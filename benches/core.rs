@@ -24,7 +24,9 @@ use pgusher::auth::Secret;
 use pgusher::hashing::Hashing;
 use pgusher::names::{ClientId, PoolKey, ServerId};
 use pgusher::net::tls::{Connectors, ServerSettings, SslMode};
-use pgusher::pool::{Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Upstream};
+use pgusher::pool::{
+    Host, Lease, PasswordSource, Pool, Pools, Recipe, Secrets, Settings, Shared, Shelf, Upstream,
+};
 use pgusher::session::claim::Claim;
 use pgusher::session::idle::{self, Idle};
 use pgusher::session::inject::{Cleaning, Prelude};
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
     turns(&bench);
     forwarding(&bench);
     checkout(&bench);
+    shelf(&bench);
     ExitCode::SUCCESS
 }
 
@@ -430,6 +433,18 @@ fn checkout(bench: &Bench) {
         conversation.ours.outbox.clear();
         lease.release(clean, Instant::now());
     });
+}
+
+/// The server that awaits a client, found behind all others, and put back.
+fn shelf(bench: &Bench) {
+    for idle in [1, 20, 100, 500] {
+        let (shelf, now) = (Shelf::default(), Instant::now());
+        (0..idle).for_each(|client| shelf.put(Box::new(client), Some(ClientId(client)), now));
+        let last = Some(ClientId(idle - 1));
+        bench.case(&format!("shelf: the last of {idle} that await others"), 1, || {
+            shelf.take(black_box(last), now).into_iter().for_each(|server| shelf.put(server, last, now));
+        });
+    }
 }
 
 /// A server that lets everybody in and says nothing more; returns its port.

@@ -208,7 +208,7 @@ impl Kept {
     /// Closes the idle servers that are not to be kept.
     fn close_idle(&self, mut fault: impl FnMut(&Server) -> Option<Closing>) {
         let maker = self.servers.manager();
-        let mut is_to_go = |server: &Box<Server>| {
+        let mut is_to_go = |server: &Server| {
             let fault = fault(server);
             fault.into_iter().for_each(|reason| maker.pressure.closes.count(reason));
             fault.is_some()
@@ -216,7 +216,7 @@ impl Kept {
         // Each goes with a ticket: for those whose ticket is on its way nobody is asked.
         let (mut round, mut closing) = (self.shelf().round(), Vec::new());
         self.servers.retain(|_, _| {
-            let server = round.next(&mut is_to_go);
+            let server = round.next(|server| is_to_go(server));
             let is_kept = server.is_none();
             closing.extend(server);
             is_kept
