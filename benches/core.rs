@@ -367,6 +367,14 @@ fn turns(bench: &Bench) {
     let mut extended = Conversation::new(false);
     bench.case("a turn: Parse, Bind, Describe, Execute, Sync", 1, || extended.turn(&unnamed, &parsed));
 
+    let ten = |once: &BytesMut, synced: usize| {
+        let (one, sync) = once.split_at(once.len() - synced);
+        BytesMut::from(&[&one.repeat(10)[..], sync].concat()[..])
+    };
+    let (asked, answers) = (ten(&unnamed, 5), ten(&parsed, 6));
+    let mut pipelined = Conversation::new(false);
+    bench.case("a turn: ten of these and one Sync", 1, || pipelined.turn(&asked, &answers));
+
     let named = written(|out| {
         write::bind_text(out, b"", b"P_0", &[Some(b"54321")]);
         write::describe(out, b'P', b"");
@@ -395,17 +403,22 @@ fn turns(bench: &Bench) {
 
 fn forwarding(bench: &Bench) {
     let query = written(|out| write::query(out, SELECT));
-    let answer = written(|out| {
-        write::row_description(out, &["abalance"]);
-        for _ in 0..1_000 {
-            write::data_row(out, &[Some(&[b'x'; 1_000])]);
-        }
-        write::command_complete(out, b"SELECT 1000");
-        write::ready_for_query(out, b'I');
-    });
+    let rows = |count: usize, size: usize| {
+        written(|out| {
+            write::row_description(out, &["abalance"]);
+            for _ in 0..count {
+                write::data_row(out, &[Some(&vec![b'x'; size])]);
+            }
+            write::command_complete(out, b"SELECT 1000");
+            write::ready_for_query(out, b'I');
+        })
+    };
 
     let mut conversation = Conversation::new(false);
-    bench.case("a row of 1,000 bytes, of a MB at once", 1_000, || conversation.turn(&query, &answer));
+    let large = rows(1_000, 1_000);
+    bench.case("a row of 1,000 bytes, of a MB at once", 1_000, || conversation.turn(&query, &large));
+    let small = rows(10_000, 6);
+    bench.case("a row of 6 bytes, of 10,000 at once", 10_000, || conversation.turn(&query, &small));
 }
 
 /// A server of the pool's, borrowed and given back, with the turn in between that a give-back needs.
