@@ -55,6 +55,11 @@ impl Peer {
         &self.stream
     }
 
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Bytes received and sent so far.
     pub fn traffic(&self) -> (u64, u64) {
         (self.received, self.sent)

@@ -60,6 +60,9 @@ impl Lease {
             (false, true) => {
                 pinned.up();
                 crowd.down();
+                if let Some(server) = self.granted.as_mut().and_then(Granted::server_mut) {
+                    server.flow.end();
+                }
             }
             (true, false) => {
                 pinned.down();
@@ -99,7 +102,10 @@ impl Lease {
     /// It is lent no more.
     fn end(&mut self) -> Option<Granted> {
         self.count_traffic();
-        let granted = self.granted.take()?;
+        let mut granted = self.granted.take()?;
+        if let Some(server) = granted.server_mut() {
+            server.flow.end();
+        }
         self.pin(false);
         self.pool.pressure().lent.down();
         self.pool.manager().crowd().down();

@@ -31,6 +31,7 @@ use crate::pool::connect_query;
 use crate::pool::crowd::Crowd;
 use crate::pool::dial::{self, Address, Attempt, Reached};
 use crate::pool::error::ConnectError;
+use crate::pool::flow::Flow;
 use crate::pool::hosts::Hosts;
 use crate::pool::places::{Place, Places};
 use crate::pool::pressure::{Closing, Connected, Pressure};
@@ -525,6 +526,7 @@ impl Manager {
             peer,
             state,
             exchange: Exchange::default(),
+            flow: Flow::new(self.shared.crowd.clone()),
             cancel: Arc::new(CancelTarget::new(id, address, key)),
             born: now,
             expires: recipe

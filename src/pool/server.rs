@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::names::{ClientId, ServerId, ServerKey};
 use crate::net::Peer;
 use crate::pool::dial::Address;
+use crate::pool::flow::Flow;
 use crate::pool::life::Life;
 use crate::pool::places::Place;
 use crate::session::{Exchange, ServerState};
@@ -131,6 +132,8 @@ pub struct Server {
     pub state: ServerState,
     /// The conversation it is in, kept for its buffers.
     pub exchange: Exchange,
+    /// How much its turn moves at a time.
+    pub flow: Flow,
     /// What it takes to cancel here.
     pub cancel: Arc<CancelTarget>,
     /// When it was logged in.

@@ -18,6 +18,7 @@
 //! - Most texts are told from their bytes to need no reading, most tables of parameters from their address to be equal.
 //! - The clock is read when a turn begins and when it ends; what counts is a relaxed addition.
 //! - In a crowd one waking serves several: before it sleeps the only worker lets news gather for a moment (`pool/crowd.rs`).
+//! - Amid nothing but large results and copies it does so for longer, and rows move as one piece without a look at any.
 //!
 //! Cancel safe: the state is in the peers and in the exchange.
 
@@ -86,6 +87,7 @@ pub(super) async fn relay(
     watch: &mut Watch,
 ) -> Result<Outcome, Ended> {
     poll_fn(|cx| {
+        let before = received(client, server);
         loop {
             // Whoever has said something will be asked again; the client, once the server has nothing to say.
             let mut has_more = client.has_room() && fill(&mut server.peer, cx).map_err(Ended::Server)?;
@@ -108,6 +110,7 @@ pub(super) async fn relay(
             // What has gone makes room to read, or lets what owes nothing come to its end.
             let goes_on = has_more || has_drained && is_blocked;
             if !goes_on {
+                server.flow.on_wait(passed_on(client, server, before));
                 return watch.poll(cx, &server.exchange, handle, &server.cancel.life).map(Err);
             }
         }
@@ -122,6 +125,17 @@ fn fill(peer: &mut Peer, cx: &mut Context<'_>) -> io::Result<bool> {
         Poll::Ready(true) => Ok(true),
         Poll::Ready(false) => Err(io::ErrorKind::UnexpectedEof.into()),
     }
+}
+
+/// Bytes received from both so far.
+fn received(client: &Peer, server: &Server) -> u64 {
+    client.received() + server.peer.received()
+}
+
+/// Bytes that have come since there were so many, and gone to somebody who takes them as fast.
+fn passed_on(client: &Peer, server: &Server, before: u64) -> u64 {
+    let is_waited_for = server.exchange.is_busy() && !client.has_unsent() && !server.peer.has_unsent();
+    if is_waited_for { received(client, server) - before } else { 0 }
 }
 
 /// The same without a client: what the server says to it goes nowhere.
