@@ -4,17 +4,23 @@
 //! - A listener that has run out of descriptors waits and tries again; it never spins and never ends.
 //! - A stale socket file is replaced; one that somebody still listens on is not.
 //! - A TCP connection comes tuned: it has what its listener had when the kernel took it in, which costs no system call.
+//! - Whether one more is waiting is asked before it is accepted. An accept that finds nothing is dear: the kernel makes the new
+//!   socket and its file before it looks, and takes them down again (3.3 us against 0.2 us for the question).
 //!
 //! # Refuses
 //! To serve: an accepted stream is handed over at once.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::net::Stream;
@@ -31,6 +37,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Listener {
     kind: Kind,
+    /// Whether somebody is waiting, as far as we know: the listener once more, for tokio's own forgets it only when an accept
+    /// has found nothing.
+    news: AsyncFd<OwnedFd>,
     pause: Duration,
     /// What connections inherit.
     tuned: Option<Tuning>,
@@ -59,7 +68,8 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let listener = TcpListener::from_std(socket.into())?;
-        Ok(Self { kind: Kind::Tcp(listener), pause: FIRST_PAUSE, tuned: Some(tuning) })
+        let news = news_of(&listener)?;
+        Ok(Self { kind: Kind::Tcp(listener), news, pause: FIRST_PAUSE, tuned: Some(tuning) })
     }
 
     /// Listens on `.s.PGSQL.<port>` in `directory`.
@@ -76,7 +86,8 @@ impl Listener {
         }
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
-        Ok(Self { kind: Kind::Unix(listener, path), pause: FIRST_PAUSE, tuned: None })
+        let news = news_of(&listener)?;
+        Ok(Self { kind: Kind::Unix(listener, path), news, pause: FIRST_PAUSE, tuned: None })
     }
 
     /// Where it listens, for the log.
@@ -116,6 +127,7 @@ impl Listener {
     /// # Errors
     /// What the system said; the caller tells and calls again.
     pub async fn accept(&mut self) -> io::Result<(Stream, Remote)> {
+        let mut news = self.news.readable().await?;
         let accepted = match &self.kind {
             Kind::Tcp(listener) => {
                 listener.accept().await.map(|(stream, remote)| (Stream::Tcp(stream), Remote::Tcp(remote)))
@@ -126,6 +138,10 @@ impl Listener {
         };
         match accepted {
             Ok(accepted) => {
+                if !is_awaited(news.get_inner()) {
+                    // Whoever comes now is news again.
+                    news.clear_ready();
+                }
                 self.pause = FIRST_PAUSE;
                 Ok(accepted)
             }
@@ -140,6 +156,21 @@ impl Listener {
     }
 }
 
+/// What tells when somebody comes.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that may lie about their descriptor: this one owns it"
+)]
+fn news_of(listener: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(listener.as_fd().try_clone_to_owned()?, Interest::READABLE)
+}
+
+/// Whether somebody waits to be accepted. If the kernel does not say, the accept will.
+fn is_awaited(listener: &OwnedFd) -> bool {
+    let mut asked = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Kind::Unix(_, path) = &self.kind {
@@ -150,6 +181,8 @@ impl Drop for Listener {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     #[tokio::test]
@@ -186,6 +219,25 @@ mod tests {
                 assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
             }
             assert_eq!(socket.tcp_user_timeout().unwrap(), wanted.user_timeout);
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_come_are_accepted_at_once_or_one_by_one() {
+        let tuning = Tuning { keepalive: None, user_timeout: None };
+        let mut listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0)), 16, tuning).unwrap();
+        let address = listener.name();
+        for crowd in [1, 1, 3, 1, 2] {
+            let clients: Vec<_> =
+                (0..crowd).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+
+            let mut seen = Vec::new();
+            for _ in &clients {
+                seen.push(timeout(Duration::from_secs(10), listener.accept()).await.unwrap().unwrap().1);
+            }
+
+            let came: Vec<_> = clients.iter().map(|it| Remote::Tcp(it.local_addr().unwrap())).collect();
+            assert_eq!(seen, came);
         }
     }
 
