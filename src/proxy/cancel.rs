@@ -11,7 +11,7 @@
 //! # Refuses
 //! To tell whether a key was right: a stranger learns nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -207,6 +207,35 @@ impl ClientHandle {
 pub struct Clients {
     living: Mutex<HashMap<u32, Arc<ClientHandle>>>,
     next: AtomicU32,
+    secrets: Mutex<Secrets>,
+}
+
+/// Random bytes, had from the system for many keys at once.
+struct Secrets {
+    bytes: [u8; 256],
+    /// How many have been given away; those are gone from here.
+    given: usize,
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self { bytes: [0; 256], given: 256 }
+    }
+}
+
+impl Secrets {
+    /// A key with a secret that nobody had before.
+    fn key(&mut self, number: u32, secret_len: usize) -> Result<ClientKey, getrandom::Error> {
+        if self.bytes.len() - self.given < secret_len {
+            getrandom::fill(&mut self.bytes)?;
+            self.given = 0;
+        }
+        let secret = self.bytes.get_mut(self.given..self.given + secret_len).unwrap_or_default();
+        let key = ClientKey::new(number, secret);
+        secret.fill(0);
+        self.given += secret_len;
+        Ok(key)
+    }
 }
 
 impl Clients {
@@ -219,20 +248,23 @@ impl Clients {
     /// # Errors
     /// The system has no random bytes.
     pub fn enter(self: &Arc<Self>, id: ClientId, secret_len: usize) -> io::Result<Entry> {
-        let mut secret = vec![0; secret_len];
-        getrandom::fill(&mut secret).map_err(|_| io::Error::from(io::ErrorKind::Unsupported))?;
         let mut living = self.lock();
-        let number = loop {
+        let place = loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             // Drivers take the number for a process ID: positive.
             let number = number & 0x7fff_ffff;
-            if number != 0 && !living.contains_key(&number) {
-                break number;
+            if number != 0
+                && let hash_map::Entry::Vacant(place) = living.entry(number)
+            {
+                break place;
             }
         };
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = secrets.key(*place.key(), secret_len);
+        let key = key.map_err(|_| io::Error::from(io::ErrorKind::Unsupported))?;
         let handle = Arc::new(ClientHandle {
             id,
-            key: ClientKey::new(number, &secret),
+            key,
             holding: Mutex::new(Holding::Nothing),
             orders: AtomicU8::new(0),
             was_cancelled: AtomicBool::new(false),
@@ -240,7 +272,7 @@ impl Clients {
             about: OnceLock::new(),
             statements: AtomicUsize::new(0),
         });
-        living.insert(number, handle.clone());
+        place.insert(handle.clone());
         Ok(Entry { clients: self.clone(), handle })
     }
 
@@ -329,6 +361,8 @@ pub async fn deliver(mut aim: Aim) -> Result<(), ConnectError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::names::{ServerId, ServerKey};
     use crate::pool::Address;
@@ -409,6 +443,21 @@ mod tests {
         assert!(!entry.handle.has(&target()));
         entry.handle.waits();
         assert!(!entry.handle.has(&target()));
+    }
+
+    #[test]
+    fn every_client_has_a_secret_of_its_own() {
+        let clients = Arc::new(Clients::default());
+        let lens = [4, 32].into_iter().cycle().take(100);
+        let entries: Vec<_> = lens.map(|len| (len, clients.enter(ClientId(1), len).unwrap())).collect();
+
+        let secrets: HashSet<_> =
+            entries.iter().map(|(_, entry)| entry.handle.key.secret().to_vec()).collect();
+        assert!(entries.iter().all(|(len, entry)| entry.handle.key.secret().len() == *len));
+        assert_eq!(secrets.len(), entries.len());
+        assert!(!secrets.iter().any(|secret| secret.iter().all(|byte| *byte == 0)));
+        let kept = clients.secrets.lock().unwrap();
+        assert!(kept.bytes[..kept.given].iter().all(|byte| *byte == 0));
     }
 
     #[test]
