@@ -175,6 +175,7 @@ async fn an_answer_too_many_reaches_nobody() {
         if peer.let_in().await.is_none() {
             return;
         }
+        peer.hear_checks();
         let is_first = peer.number == 0;
         let mut owed = None;
         while let Some(frame) = peer.read().await {
@@ -207,6 +208,7 @@ async fn a_timeout_that_runs_out_as_a_statement_ends_is_no_other_client_s_error(
         if peer.let_in().await.is_none() {
             return;
         }
+        peer.hear_checks();
         let mut is_pending = false;
         while let Some(frame) = peer.read().await {
             let is_late = std::mem::take(&mut is_pending);

@@ -52,6 +52,8 @@ impl FakeServer {
                     stream: Stream::Tcp(stream),
                     inbox: BytesMut::new(),
                     number,
+                    is_extended: false,
+                    hears_checks: false,
                 }));
             }
         });
@@ -101,6 +103,9 @@ pub struct FakeClient {
     inbox: BytesMut,
     /// How many connections came before.
     pub number: usize,
+    /// Whether extended messages have come since the last Sync.
+    is_extended: bool,
+    hears_checks: bool,
 }
 
 enum Stream {
@@ -230,13 +235,26 @@ impl FakeClient {
         Some(parameters)
     }
 
+    /// From now on a Sync by itself is the script's to answer, too: with it the pooler asks a server that it doubts.
+    pub fn hear_checks(&mut self) {
+        self.hears_checks = true;
+    }
+
     /// The next frame.
     pub async fn read(&mut self) -> Option<Frame> {
         loop {
-            if let Some(frame) = take_frame(&mut self.inbox) {
+            let Some(frame) = take_frame(&mut self.inbox) else {
+                self.fill().await?;
+                continue;
+            };
+            if !frame.is(b'S') {
+                self.is_extended |= b"PBDECH".contains(&frame.tag);
                 return Some(frame);
             }
-            self.fill().await?;
+            if std::mem::take(&mut self.is_extended) || self.hears_checks {
+                return Some(frame);
+            }
+            self.send([answer::ready(b'I')]).await;
         }
     }
 
