@@ -172,6 +172,11 @@ impl Peer {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
 
+    /// Whether [`close`](Self::close) has anything to say.
+    pub fn has_last_words(&self) -> bool {
+        self.has_unsent() || self.stream.is_encrypted()
+    }
+
     /// Writes what is left, and closes. Only TLS has something to say about that; a plain connection that is dropped
     /// is closed, and shutting it down first would be one more system call to the same end.
     pub async fn close(mut self) {

@@ -65,10 +65,17 @@ pub(super) fn serve(
     async move {
         if let Some(mut client) = arriving.await {
             let ended = client.live().await;
-            Box::pin(client.farewell(ended)).await;
+            if let Some((peer, limit)) = client.farewell(ended) {
+                Box::pin(say(peer, limit)).await;
+            }
         }
         drop(here);
     }
+}
+
+/// Last words are owed to a client, but not for ever.
+async fn say(last_words: Peer, limit: Duration) {
+    let _ = timeout(limit, last_words.close()).await;
 }
 
 /// Until there is a client that has been let in, or whoever came is gone.
@@ -642,29 +649,31 @@ impl Client {
         std::mem::replace(&mut guest.state, blank)
     }
 
-    async fn farewell(mut self, ended: Ended) {
+    /// The end. What is left to say, if the socket does not take all of it, and how long that may take.
+    fn farewell(mut self, ended: Ended) -> Option<(Peer, Duration)> {
         if let Some(lease) = self.held.take() {
             self.abandon(lease);
         }
-        let Record { id, since, guest, counted, .. } = *self.record;
-        guest.member.pool().forget(id);
+        let Record { id, since, guest, counted, .. } = &mut *self.record;
+        guest.member.pool().forget(*id);
         self.proxy.counts.departures.count(ended.departure());
         let (received, sent) = guest.peer.traffic();
         let stats = guest.member.pool().stats();
         stats.add_bytes(received.saturating_sub(counted.0), sent.saturating_sub(counted.1));
         if guest.edition.logs_connections {
-            let Guest { user, database, entry, .. } = &guest;
+            let Guest { user, database, entry, .. } = guest;
             let remote = origin(entry);
             let seconds = since.elapsed().as_secs_f64();
             tracing::info!(client = %id, remote, %database, %user, reason = %ended, seconds, received, sent, "client disconnected");
         }
-        let mut peer = guest.peer;
-        drop(guest.permits);
+        guest.permits.clear();
         if let Some(report) = ended.report() {
-            report.write(&mut peer.buffers.outbox);
+            report.write(&mut guest.peer.buffers.outbox);
         }
-        // Its last words are owed to the client, but not for ever.
-        let _ = timeout(guest.edition.settings.login_timeout, peer.close()).await;
+        let limit = guest.edition.settings.login_timeout;
+        let is_gone = guest.peer.poll_drain(&mut Context::from_waker(Waker::noop())).is_err();
+        let peer = self.record.guest.peer;
+        (!is_gone && peer.has_last_words()).then_some((peer, limit))
     }
 }
 
