@@ -16,6 +16,7 @@ use crate::names::Printable;
 use crate::pool::{Address, CancelTarget, Doing, Pool};
 use crate::proxy::Proxy;
 use crate::proxy::cancel::{About, ClientHandle, Standing};
+use crate::wire::startup::Replication;
 
 const SOCKETS: &[&str] = &[
     "type",
@@ -133,6 +134,14 @@ pub(super) fn clients(proxy: &Proxy) -> Table {
     table
 }
 
+fn replication(kind: Replication) -> &'static str {
+    match kind {
+        Replication::Logical => "logical",
+        Replication::None => "none",
+        Replication::Physical => "physical",
+    }
+}
+
 fn client_row(client: &ClientHandle, about: &About, doings: Doings) -> Vec<Cell> {
     let Doings { state, wait, link, asked } = doings;
     let request = asked.and_then(|ago| SystemTime::now().checked_sub(ago)).unwrap_or(about.since);
@@ -142,7 +151,7 @@ fn client_row(client: &ClientHandle, about: &About, doings: Doings) -> Vec<Cell>
         "C".into(),
         about.user.to_string().into(),
         about.database.to_string().into(),
-        about.replication.into(),
+        replication(about.replication).into(),
         state.into(),
         remote,
         port,

@@ -26,6 +26,7 @@ use crate::names::{ClientId, ClientKey, Database, PoolKey, User};
 use crate::net::Peer;
 use crate::net::stream::Remote;
 use crate::pool::{Aim, CancelTarget, ConnectError};
+use crate::wire::startup::Replication;
 use crate::wire::write;
 
 /// Longest a request may take to be delivered.
@@ -70,8 +71,8 @@ pub struct About {
     pub is_encrypted: bool,
     /// Its `application_name`, at startup.
     pub application_name: Box<[u8]>,
-    /// `none`, `logical` or `physical`.
-    pub replication: &'static str,
+    /// What kind of session it has.
+    pub replication: Replication,
 }
 
 impl About {

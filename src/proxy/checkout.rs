@@ -82,8 +82,8 @@ async fn wait(
     id: Option<ClientId>,
 ) -> Result<Lease, NoLease> {
     let mut get = pin!(pool.checkout(id));
-    let at_once = poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await;
-    if let Poll::Ready(result) = at_once {
+    // Not kept in a variable: every idle client would have room for it.
+    if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await {
         return result.map_err(NoLease::Checkout);
     }
     handle.waits();

@@ -610,11 +610,7 @@ fn about(request: &LoginRequest, peer: &Peer, remote: Remote, pool: Option<PoolK
         is_encrypted: stream.is_encrypted(),
         since: SystemTime::now(),
         application_name: name.map(|(_, value)| (**value).into()).unwrap_or_default(),
-        replication: match request.replication {
-            Replication::None => "none",
-            Replication::Logical => "logical",
-            Replication::Physical => "physical",
-        },
+        replication: request.replication,
     }
 }
 

@@ -79,14 +79,16 @@ pub(super) fn tell_time(client: &ClientState, server: &mut ServerState) {
 ///
 /// # Errors
 /// See [`Ended`].
-pub(super) async fn relay(
+///
+/// Not an `async fn`: that would hold each of its arguments twice, in the task of every client.
+pub(super) fn relay(
     client: &mut Peer,
     state: &mut ClientState,
     server: &mut Server,
     handle: &ClientHandle,
     watch: &mut Watch,
-) -> Result<Outcome, Ended> {
-    poll_fn(|cx| {
+) -> impl Future<Output = Result<Outcome, Ended>> {
+    poll_fn(move |cx| {
         let before = received(client, server);
         loop {
             // Whoever has said something will be asked again; the client, once the server has nothing to say.
@@ -111,11 +113,10 @@ pub(super) async fn relay(
             let goes_on = has_more || has_drained && is_blocked;
             if !goes_on {
                 server.flow.on_wait(passed_on(client, server, before));
-                return watch.poll(cx, &server.exchange, handle, &server.cancel.life).map(Err);
+                return watch.poll(cx, &state.rules, &server.exchange, handle, &server.cancel.life).map(Err);
             }
         }
     })
-    .await
 }
 
 /// Reads once; whether anything came.
@@ -174,11 +175,9 @@ enum Step {
     Server(u64),
 }
 
-/// The deadlines of one turn. Without any configured it costs one comparison.
+/// The deadlines of one turn. Without any configured it costs one comparison. It is in the task of every client: what the
+/// rules say stays there.
 pub(super) struct Watch {
-    query: Option<Duration>,
-    transaction: Option<Duration>,
-    idle: Option<Duration>,
     began: Instant,
     /// What is being waited for, and since when.
     step: (Step, Instant),
@@ -193,12 +192,11 @@ pub(super) struct Watch {
 impl Watch {
     /// Deadlines for a turn that begins `now`.
     pub(super) fn new(rules: &Rules, now: Instant) -> Self {
-        let (query, transaction, idle) =
-            (rules.query_timeout, rules.transaction_timeout, rules.idle_transaction_timeout);
-        let is_armed = query.is_some() || transaction.is_some() || idle.is_some();
+        let limits = [rules.query_timeout, rules.transaction_timeout, rules.idle_transaction_timeout];
+        let is_armed = limits.iter().any(Option::is_some);
         let timer = is_armed.then(|| Box::pin(sleep_until(now)));
         let (step, thought) = ((Step::Client, now), Duration::ZERO);
-        Self { query, transaction, idle, began: now, step, granted: None, thinking: None, thought, timer }
+        Self { began: now, step, granted: None, thinking: None, thought, timer }
     }
 
     /// The query is being cancelled: the server has so long to say so. Whether this is the first time for this query.
@@ -234,6 +232,7 @@ impl Watch {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
+        rules: &Rules,
         exchange: &Exchange,
         handle: &ClientHandle,
         life: &Life,
@@ -251,16 +250,16 @@ impl Watch {
         let granted = self.granted.filter(|(granted, _)| *granted == step);
         let step = match step {
             Step::Client if exchange.is_idle_in_transaction() => {
-                self.idle.map(|limit| (since + limit, Lateness::IdleInTransaction))
+                rules.idle_transaction_timeout.map(|limit| (since + limit, Lateness::IdleInTransaction))
             }
             Step::Client => None,
             Step::Server(_) => {
                 let deadline = granted.map(|(_, deadline)| deadline);
-                let deadline = deadline.or_else(|| self.query.map(|limit| since + limit));
+                let deadline = deadline.or_else(|| rules.query_timeout.map(|limit| since + limit));
                 deadline.map(|deadline| (deadline, Lateness::Query))
             }
         };
-        let whole = self.transaction.map(|limit| (self.began + limit, Lateness::Transaction));
+        let whole = rules.transaction_timeout.map(|limit| (self.began + limit, Lateness::Transaction));
         let Some((deadline, lateness)) = step.into_iter().chain(whole).min_by_key(|(deadline, _)| *deadline)
         else {
             return Poll::Pending;
