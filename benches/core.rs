@@ -235,7 +235,8 @@ struct Conversation {
 impl Conversation {
     fn new(has_identity: bool) -> Self {
         let identity = IdentitySettings { enabled: has_identity, ..IdentitySettings::default() };
-        let rules = Arc::new(Rules { identity, ..Rules::default() });
+        // Nobody is there to answer a canary's questions.
+        let rules = Arc::new(Rules { identity, canary: None, ..Rules::default() });
         let user = has_identity.then(|| Identity::new(USER, &Pattern::Uuid).unwrap());
         let statements = Arc::new(Texts::default());
         Self {
@@ -321,17 +322,30 @@ fn a_row(out: &mut BytesMut) {
     write::ready_for_query(out, b'I');
 }
 
-/// What PostgreSQL answers to a prelude with an identity.
-fn prelude_done(out: &mut BytesMut) {
-    for tag in [&b"BEGIN"[..], b"SELECT 1", b"COMMIT"] {
+/// What PostgreSQL answers to the statements of a prelude that have these tags.
+fn prelude_done(out: &mut BytesMut, tags: &[&[u8]]) {
+    for tag in tags {
         write::parse_complete(out);
         write::bind_complete(out);
-        if tag == b"SELECT 1" {
+        if *tag == b"SELECT 1" {
             write::data_row(out, &[Some(USER)]);
         }
         write::command_complete(out, tag);
     }
 }
+
+/// What it answers to a clean that keeps its plans.
+const KEEPING_PLANS: [&[u8]; 9] = [
+    b"BEGIN",
+    b"SET",
+    b"RESET",
+    b"CLOSE CURSOR ALL",
+    b"UNLISTEN",
+    b"SELECT 1",
+    b"DISCARD SEQUENCES",
+    b"DISCARD TEMP",
+    b"COMMIT",
+];
 
 fn turns(bench: &Bench) {
     let query = written(|out| write::query(out, SELECT));
@@ -340,13 +354,34 @@ fn turns(bench: &Bench) {
         a_row(out);
     });
     let proven = written(|out| {
-        prelude_done(out);
-        write::row_description(out, &["abalance"]);
-        a_row(out);
+        prelude_done(out, &[b"BEGIN", b"SELECT 1", b"COMMIT"]);
+        out.extend_from_slice(&answer);
+    });
+    let cleaned = written(|out| {
+        prelude_done(out, &[b"DISCARD ALL"]);
+        write::close_complete(out);
+        out.extend_from_slice(&answer);
+    });
+    let cleaned_but_plans = written(|out| {
+        prelude_done(out, &KEEPING_PLANS);
+        out.extend_from_slice(&answer);
     });
 
     let mut plain = Conversation::new(false);
     bench.case("a turn: Query", 1, || plain.turn(&query, &answer));
+
+    let mut others = Conversation::new(false);
+    bench.case("a turn: Query after another client", 1, || {
+        others.server.guest = Some(ClientId(2));
+        others.turn(&query, &cleaned);
+    });
+
+    let mut others_with_plans = Conversation::new(false);
+    others_with_plans.server.prelude = 1;
+    bench.case("a turn: Query after another client, plans kept", 1, || {
+        others_with_plans.server.guest = Some(ClientId(2));
+        others_with_plans.turn(&query, &cleaned_but_plans);
+    });
 
     let mut identified = Conversation::new(true);
     bench.case("a turn: Query with an identity", 1, || identified.turn(&query, &proven));
