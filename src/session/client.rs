@@ -106,6 +106,13 @@ pub struct Unnamed {
     pub reading: Reading,
 }
 
+impl Unnamed {
+    /// Whether this is its text.
+    fn has(&self, text: &[u8]) -> bool {
+        self.definition.strip_prefix(text).is_some_and(|rest| rest.first() == Some(&0))
+    }
+}
+
 impl ClientState {
     /// A client that has just been admitted.
     pub fn new(
@@ -222,12 +229,13 @@ impl ClientState {
 
     /// Texts are read under the rules; those that are kept are read anew.
     fn read_again(&mut self) {
-        let mut statements = self.statements.take();
+        // Without what was read under the old ones: `read` would find it.
+        let (mut statements, unnamed) = (self.statements.take(), self.unnamed.take());
         if let Some(statements) = &mut statements {
             statements.for_each(|named| named.reading = Arc::new(self.read(named.statement.text())));
         }
         self.statements = statements;
-        if let Some(mut unnamed) = self.unnamed.take() {
+        if let Some(mut unnamed) = unnamed {
             unnamed.reading = self.read(prepared::text(&unnamed.definition));
             self.unnamed = Some(unnamed);
         }
@@ -282,8 +290,13 @@ impl ClientState {
 
     /// Reads a text under this client's rules.
     pub fn read(&self, text: &[u8]) -> Reading {
+        let has_backslash = memchr(b'\\', text).is_some();
+        // Most who use the unnamed statement say the same again and again, and pipelines do so in one breath.
+        if let Some(unnamed) = self.unnamed.as_ref().filter(|unnamed| !has_backslash && unnamed.has(text)) {
+            return unnamed.reading.clone();
+        }
         let mut reading = sql::read(text, &self.rules.identity);
-        if memchr(b'\\', text).is_some() && !self.quotes_plainly() {
+        if has_backslash && !self.quotes_plainly() {
             // The text may end its strings elsewhere than it seems to.
             reading.hints = reading.hints.with(Hints::OPAQUE);
             if reading.command.take().is_some_and(|command| command.is_identity()) {
@@ -408,5 +421,69 @@ impl ClientState {
     pub fn reset_all(&mut self) {
         self.wanted = self.startup.clone();
         self.claim.reset_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+    use crate::session::prepared::Statement;
+
+    const CLAIM: &[u8] = b"set app.current_user_id = 'x'";
+
+    struct NoTexts;
+
+    impl Interner for NoTexts {
+        fn intern(&self, definition: &[u8]) -> Arc<Statement> {
+            Arc::new(Statement::new(1, 1, definition))
+        }
+
+        fn is_proven(&self, _: &[u8]) -> bool {
+            false
+        }
+    }
+
+    fn client() -> ClientState {
+        let (values, told) = (Values::default(), Parameters::default());
+        ClientState::new(ClientId(1), Arc::default(), None, false, values, told, Arc::new(NoTexts))
+    }
+
+    /// The client says it with Parse, without a name and with one.
+    fn prepare(client: &mut ClientState, text: &[u8]) {
+        let (definition, reading) = ([text, b"\0\0\0"].concat(), client.read(text));
+        client.name_statement(b"s", &definition, reading.clone());
+        client.set_unnamed(&definition, reading);
+    }
+
+    #[test]
+    fn a_text_said_again_means_what_it_means_under_the_rules_of_now() {
+        let mut client = client();
+        prepare(&mut client, CLAIM);
+        let is_claim = |client: &ClientState| {
+            let named = client.statement(b"s").unwrap().reading.command.clone();
+            [client.read(CLAIM).command, client.unnamed().unwrap().reading.command.clone(), named]
+                .map(|command| command.is_some_and(|command| command.is_identity()))
+        };
+        let before = is_claim(&client);
+        let identity = IdentitySettings { enabled: false, ..IdentitySettings::default() };
+
+        let adopted = client.adopt(&Arc::new(Rules { identity, ..Rules::default() }), false, false);
+
+        assert!(adopted.is_ok());
+        assert_eq!((before, is_claim(&client)), ([true; 3], [false; 3]));
+    }
+
+    #[test]
+    fn a_text_said_again_ends_its_strings_where_they_end_now() {
+        let mut client = client();
+        let text = br"select '\' || set_config('app.x', 'y', false)";
+        prepare(&mut client, text);
+        let before = client.read(text).hints.has(Hints::OPAQUE);
+
+        client.told.set(b"standard_conforming_strings", b"off");
+
+        assert_eq!((before, client.read(text).hints.has(Hints::OPAQUE)), (false, true));
     }
 }
