@@ -196,7 +196,11 @@ impl Catalog {
         if place.upstream.user.as_deref().is_some_and(|forced| forced.as_bytes() != key.user.as_bytes()) {
             return None;
         }
-        let person = self.users.get(key.user.as_bytes());
+        Some(self.recipe_of(place, self.users.get(key.user.as_bytes()), &key.user))
+    }
+
+    /// The same for who has been found already.
+    fn recipe_of(&self, place: &Place, person: Option<&Person>, user: &User) -> Recipe {
         let (size, min) = (person.and_then(|it| it.entry.size), person.and_then(|it| it.entry.min));
         let target = person.and_then(|it| it.entry.target_session_attrs);
         let settings = match (size, min, target) {
@@ -208,8 +212,8 @@ impl Catalog {
                 Arc::new(Settings { size, min, target_session_attrs, ..(*place.settings).clone() })
             }
         };
-        let rules = place.own.get(key.user.as_bytes()).map_or(&place.rules, |(rules, _)| rules);
-        Some(Recipe {
+        let rules = place.own.get(user.as_bytes()).map_or(&place.rules, |(rules, _)| rules);
+        Recipe {
             edition: self.edition,
             upstream: place.upstream.clone(),
             settings,
@@ -221,7 +225,7 @@ impl Catalog {
                 .into_iter()
                 .chain(person.and_then(|person| person.servers.clone()))
                 .collect(),
-        })
+        }
     }
 
     /// What holds for this client; `None` if there is no such database.
@@ -233,11 +237,15 @@ impl Catalog {
             Some(own) => own.clone(),
             None => (place.rules.clone(), place.tokens.clone()),
         };
+        let recipe = match &forced {
+            Some(forced) => self.recipe_of(place, self.users.get(forced.as_bytes()), forced),
+            None => self.recipe_of(place, person, user),
+        };
         let key = PoolKey { database: database.clone(), user: forced.unwrap_or_else(|| user.clone()) };
         let name = String::from_utf8_lossy(user.as_bytes());
         Some(Seat {
             is_exempt: rules.identity.exempt.iter().any(|exempt| *exempt == name),
-            recipe: self.recipe(&key)?,
+            recipe,
             key,
             tokens,
             caps: place
