@@ -90,7 +90,7 @@ pub(super) struct Pilgrim {
     pub(super) entry: Entry,
 }
 
-/// Who has proved what.
+/// Who has proved what; boxed, for it passes through many hands.
 struct Proven {
     request: LoginRequest,
     seat: Option<Seat>,
@@ -104,10 +104,9 @@ struct Proven {
 }
 
 /// What came of a client's first words.
-#[expect(clippy::large_enum_variant, reason = "made once for each client and taken apart at once")]
 enum Opened {
     /// It is who it says.
-    Proven(Peer, Proven),
+    Proven(Peer, Box<Proven>),
     /// Nothing, and who is still there to be told.
     Turned(Option<Peer>, Arrival),
 }
@@ -174,8 +173,9 @@ async fn open(proxy: &Proxy, edition: &Edition, mut peer: Peer) -> Opened {
     let mut door = Door { proxy, edition, certificate: None };
     loop {
         match door.log_in(&mut peer, &mut opening).await {
-            Ok(Some(proven)) => {
-                return Opened::Proven(peer, Proven { certificate: door.certificate, ..proven });
+            Ok(Some(mut proven)) => {
+                proven.certificate = door.certificate;
+                return Opened::Proven(peer, proven);
             }
             Ok(None) => {}
             Err(arrival) => return Opened::Turned(Some(peer), arrival),
@@ -216,14 +216,14 @@ struct Door<'a> {
 
 impl Door<'_> {
     /// From where the opening is to the proof; `None` if a handshake comes first.
-    async fn log_in(&self, peer: &mut Peer, opening: &mut Opening) -> Result<Option<Proven>, Arrival> {
+    async fn log_in(&self, peer: &mut Peer, opening: &mut Opening) -> Result<Option<Box<Proven>>, Arrival> {
         let gone = || Arrival::Lost(Login::ClientGone);
-        let mut found: Option<Proven> = None;
+        let mut found: Option<Box<Proven>> = None;
         loop {
             let buffers = &mut peer.buffers;
             let step = match opening.on_input(&mut buffers.inbox, &mut buffers.outbox) {
                 Ok(step) => step,
-                Err(error) => return Err(Box::pin(self.fail(peer, found.as_ref(), &error)).await),
+                Err(error) => return Err(Box::pin(self.fail(peer, found.as_deref(), &error)).await),
             };
             match step {
                 Step::Cancel(key) => return Err(Arrival::Cancel(key, None)),
@@ -243,7 +243,7 @@ impl Door<'_> {
                 Step::NeedsKeys { password, salt, iterations } => {
                     let keys = Box::pin(self.proxy.pools.hashing().keys(&password, &salt, iterations)).await;
                     if let Err(error) = opening.with_keys(&keys.ok_or_else(gone)?) {
-                        return Err(Box::pin(self.fail(peer, found.as_ref(), &error)).await);
+                        return Err(Box::pin(self.fail(peer, found.as_deref(), &error)).await);
                     }
                 }
                 Step::Proven(proof) => {
@@ -266,7 +266,7 @@ impl Door<'_> {
         peer: &mut Peer,
         opening: &mut Opening,
         request: LoginRequest,
-    ) -> Result<Proven, Arrival> {
+    ) -> Result<Box<Proven>, Arrival> {
         let edition = self.edition;
         check_encryption(edition, peer, &request).map_err(|error| refuse(peer, &error))?;
         let called = request.user.clone();
@@ -415,7 +415,7 @@ fn refuse(peer: &mut Peer, error: &OpeningError) -> Arrival {
 }
 
 /// Who it is that wants in: the name may have the identity behind it.
-async fn resolve(edition: &Edition, mut request: LoginRequest) -> Proven {
+async fn resolve(edition: &Edition, mut request: LoginRequest) -> Box<Proven> {
     // In the console there is no seat: it is nobody's database, and a token or a suffix proves nothing there.
     let is_console = edition.settings.console.is_console(&request.database);
     let mut seat = edition.catalog.seat(&request.database, &request.user).filter(|_| !is_console);
@@ -433,7 +433,15 @@ async fn resolve(edition: &Edition, mut request: LoginRequest) -> Proven {
         request.user = User::from(name);
         seat = edition.catalog.seat(&request.database, &request.user);
     }
-    Proven { request, seat, credential: None, suffix, certificate: None, verifier: None, grant: None }
+    Box::new(Proven {
+        request,
+        seat,
+        credential: None,
+        suffix,
+        certificate: None,
+        verifier: None,
+        grant: None,
+    })
 }
 
 impl Proven {
@@ -498,9 +506,9 @@ async fn admit(
     edition: &Edition,
     peer: &mut Peer,
     (id, remote): (ClientId, Remote),
-    proven: Proven,
+    proven: Box<Proven>,
 ) -> Result<Admitted, Option<Denied>> {
-    let Proven { mut request, seat, credential, suffix, certificate, grant, .. } = proven;
+    let Proven { mut request, seat, credential, suffix, certificate, grant, .. } = *proven;
     if edition.settings.console.is_console(&request.database) {
         return Box::pin(visit(proxy, edition, peer, (id, remote), request)).await;
     }
