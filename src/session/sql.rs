@@ -395,6 +395,12 @@ fn set_config(tokens: &Tokens<'_>, identity: &IdentitySettings, custom: &mut Vec
         if depth == 0 {
             break;
         }
+        if matches!(token, Token::Word(word) | Token::Quoted(word) if eq(word, "set_config")) {
+            // The call within is looked at by itself. Whoever nests thousands is not to have each read to its end: of this
+            // one it is not known then whether it is local.
+            last = [None; 3];
+            break;
+        }
         let [_, before, latest] = last;
         last = [before, latest, Some(token)];
     }
@@ -905,6 +911,35 @@ mod tests {
         ] {
             assert!(hints(text).has(Hints::IDENTITY), "{text}");
         }
+    }
+
+    #[test]
+    fn a_call_within_a_call_hides_neither() {
+        for text in [
+            "select set_config('app.current_user_id', set_config('my.var', 'x', false), false)",
+            "select set_config('my.var', set_config('app.current_user_id', 'x', false), true)",
+            "select set_config(new_value => set_config('my.var', 'x', true), setting_name => 'app.current_user_id', is_local => false)",
+            "select set_config(lower(set_config('my.var', 'APP.CURRENT_USER_ID', true)), 'x', false), 'app.current_user_id'",
+        ] {
+            assert!(hints(text).has(Hints::IDENTITY), "{text}");
+        }
+        let both = reading("select set_config('my.a', set_config('my.b', 'x', false), false)");
+        assert_eq!(both.custom, [b"my.a", b"my.b"]);
+    }
+
+    #[test]
+    fn thousands_of_calls_within_each_other_are_read_in_no_time() {
+        let nested = "select ".to_owned() + &"set_config(".repeat(6_000);
+        let closed = nested.clone() + &")".repeat(6_000);
+        let quoted = nested.replace("set_config", "\"SET_CONFIG\"");
+
+        let began = std::time::Instant::now();
+        for text in [nested, closed, quoted] {
+            assert!(hints(&text).has(Hints::OPAQUE));
+        }
+
+        // Where each call was read to its end it took the fuzzer ten seconds.
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
     }
 
     #[test]
