@@ -66,7 +66,7 @@ on_every_major! {
     async fn an_identity_costs_no_round_trip(postgres: Postgres) {
         let mut counts = Vec::new();
         for identity in ["off", "on"] {
-            let network = DelayProxy::before(postgres.address(), Duration::from_millis(20)).await;
+            let network = DelayProxy::before(postgres.address(), Duration::from_millis(5)).await;
             let pgusher = Pgusher::before(&postgres)
                 .via(network.address())
                 .pool_size(1)
@@ -81,30 +81,20 @@ on_every_major! {
             for client in [&mut a, &mut b] {
                 client.rows("select 1").await;
             }
-            let before = network.round_trips();
-            let mut took = Vec::new();
             for turn in 0..4 {
-                let began = std::time::Instant::now();
                 let client = if turn % 2 == 0 { &mut a } else { &mut b };
+                let before = network.round_trips();
                 client.rows("select 1").await;
                 client.ask([say::extended("select 1", &[]), say::sync()]).await;
                 client.rows("begin").await;
                 client.rows("select 1").await;
                 client.rows("commit").await;
-                took.push(began.elapsed());
+                counts.push(network.round_trips() - before);
             }
-            counts.push((network.round_trips() - before, took));
         }
 
-        let [(without, took_without), (with, took_with)] = &counts[..] else { unreachable!("two runs") };
-        assert_eq!((*without, *with), (20, 20));
-        // Five round trips of 40 ms; one more for each transaction would be 120 ms. What a busy machine adds it does not add to
-        // each of four.
-        let (least_without, least_with) = (took_without.iter().min().unwrap(), took_with.iter().min().unwrap());
-        assert!(
-            *least_with < *least_without + Duration::from_millis(60),
-            "{took_without:?} without, {took_with:?} with"
-        );
+        // One for each of the five; one more for each transaction would be eight. Their time says nothing on a busy machine.
+        assert_eq!(counts, [5; 8], "four turns without, four with");
     }
 }
 
