@@ -3,7 +3,7 @@
 //! # Promises
 //! - A server at once costs no timer and no look at the client.
 //! - What the client says while it waits is kept, up to a bound; when it hangs up, it stops waiting.
-//! - A server that has been idle for long has answered before it is lent.
+//! - A server that has been idle for long, or may have something still to say, has answered before it is lent.
 //! - A cancel counts until the moment a server is lent: what it was meant for is not executed.
 
 use std::future::{Future, poll_fn};
@@ -112,7 +112,7 @@ async fn wait(
     .await
 }
 
-/// What a server answers to a Sync, if it does: one that has been idle for long, or is not wanted any more.
+/// What a server answers to a Sync, if it does: one that is doubted, or is not wanted any more.
 async fn check(pool: &Pool, lease: &mut Lease, state: &mut ClientState) -> Option<Outcome> {
     let server = &mut **lease;
     server.exchange.begin_check(&mut server.peer.buffers.outbox);
