@@ -204,6 +204,9 @@ impl Prelude<'_> {
     /// A statement without parameters, by its name if it has one.
     fn statement(&self, outbox: &mut BytesMut, pipeline: &mut Pipeline, step: Step, sql: &[u8]) {
         let name = self.name(step);
+        if name.is_empty() {
+            return statement(outbox, pipeline, step, sql);
+        }
         self.parse(outbox, pipeline, step, name, sql);
         write::bind_text(outbox, b"", name, &[]);
         write::execute(outbox, b"", 0);
@@ -229,8 +232,7 @@ impl Prelude<'_> {
 /// Parse, Bind and Execute of a text without parameters.
 fn statement(outbox: &mut BytesMut, pipeline: &mut Pipeline, step: Step, sql: &[u8]) {
     write::parse(outbox, b"", sql, &[]);
-    write::bind_text(outbox, b"", b"", &[]);
-    write::execute(outbox, b"", 0);
+    write::run_unnamed(outbox);
     for answer in [Answer::Parse, Answer::Bind, Answer::Execute] {
         pipeline.push(Owed::client(answer).by(Origin::Prelude(step)));
     }

@@ -20,6 +20,7 @@
 
 use bytes::BufMut;
 use bytes::BytesMut;
+use memchr::memchr;
 
 /// Protocol 3, in the upper half of a version number.
 const MAJOR: u32 = 3 << 16;
@@ -321,6 +322,11 @@ pub fn execute(out: &mut BytesMut, portal: &[u8], max_rows: u32) {
     });
 }
 
+/// Bind and Execute of the unnamed statement, without parameters and to the end: always the same bytes.
+pub fn run_unnamed(out: &mut BytesMut) {
+    out.put_slice(b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0");
+}
+
 /// Close a statement (`S`) or portal (`P`).
 pub fn close(out: &mut BytesMut, kind: u8, name: &[u8]) {
     named(out, b'C', kind, name);
@@ -435,12 +441,17 @@ fn cstring(out: &mut BytesMut, text: &[u8]) {
 }
 
 fn statement(out: &mut BytesMut, sql: &[u8]) {
-    let is_whole = up_to_nul(sql).len() == sql.len();
-    cstring(out, if is_whole { sql } else { b"" });
+    if memchr(0, sql).is_none() {
+        out.put_slice(sql);
+    }
+    out.put_u8(0);
 }
 
 fn up_to_nul(text: &[u8]) -> &[u8] {
-    text.split(|byte| *byte == 0).next().unwrap_or_default()
+    match memchr(0, text) {
+        Some(end) => text.get(..end).unwrap_or_default(),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -519,6 +530,16 @@ mod tests {
         assert_eq!(written(|out| command_complete(out, b"SET\0x")), b"C\0\0\0\x08SET\0");
         assert_eq!(written(|out| query(out, b"DELETE FROM t\0 WHERE false")), b"Q\0\0\0\x05\0");
         assert_eq!(written(|out| password_message(out, b"a\0b")), b"p\0\0\0\x06a\0");
+    }
+
+    #[test]
+    fn running_the_unnamed_statement_is_a_bind_and_an_execute() {
+        let spelt_out = written(|out| {
+            bind_text(out, b"", b"", &[]);
+            execute(out, b"", 0);
+        });
+
+        assert_eq!(written(run_unnamed), spelt_out);
     }
 
     #[test]
