@@ -431,12 +431,26 @@ impl Pool {
     /// # Errors
     /// Why there is none.
     pub async fn checkout(self: &Arc<Self>, client: Option<ClientId>) -> Result<Lease, CheckoutError> {
+        match self.checkout_now(client) {
+            Ok(lease) => Ok(lease),
+            Err(waiting) => waiting.await,
+        }
+    }
+
+    /// The same; what is waited for is boxed, for that is rare, and what waits is in the task of every client.
+    ///
+    /// # Errors
+    /// Whoever waits for one.
+    pub fn checkout_now(
+        self: &Arc<Self>,
+        client: Option<ClientId>,
+    ) -> Result<Lease, Pin<Box<impl Future<Output = Result<Lease, CheckoutError>> + Send>>> {
         match self.kept.get_now(client) {
             Ok(granted) => {
                 self.pressure().wait.of(Outcome::Served).observe(Duration::ZERO);
                 Ok(Lease::new(granted, self.clone(), client))
             }
-            Err(place) => Box::pin(self.wait(place, client)).await,
+            Err(place) => Err(Box::pin(self.wait(place, client))),
         }
     }
 

@@ -3,11 +3,10 @@
 //! # Promises
 //! - A server at once costs no timer and no look at the client.
 //! - What the client says while it waits is kept, up to a bound; when it hangs up, it stops waiting.
-//! - A server that has been idle for long, or may have something still to say, has answered before it is lent.
+//! - A server that has been idle for long has answered before it is lent.
 //! - A cancel counts until the moment a server is lent: what it was meant for is not executed.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
@@ -81,7 +80,10 @@ async fn wait(
     handle: &ClientHandle,
     id: Option<ClientId>,
 ) -> Result<Lease, NoLease> {
-    let mut get = pin!(pool.checkout(id));
+    let mut get = match pool.checkout_now(id) {
+        Ok(lease) => return Ok(lease),
+        Err(waiting) => waiting,
+    };
     // Not kept in a variable: every idle client would have room for it.
     if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(get.as_mut().poll(cx))).await {
         return result.map_err(NoLease::Checkout);
@@ -112,7 +114,7 @@ async fn wait(
     .await
 }
 
-/// What a server answers to a Sync, if it does: one that is doubted, or is not wanted any more.
+/// What a server answers to a Sync, if it does: one that has been idle for long, or is not wanted any more.
 async fn check(pool: &Pool, lease: &mut Lease, state: &mut ClientState) -> Option<Outcome> {
     let server = &mut **lease;
     server.exchange.begin_check(&mut server.peer.buffers.outbox);
