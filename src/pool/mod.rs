@@ -1,6 +1,6 @@
 //! Servers kept and lent: one pool for each database and user.
 //!
-//! deadpool counts them, bounds their number and has them made; the idle ones are on a [shelf](shelf), which chooses. Here is what
+//! deadpool counts them, bounds their number and has them made; the idle ones are on a shelf, which chooses. Here is what
 //! PostgreSQL adds: a reserve, a minimum, retries while a server is down, and reasons not to lend one again.
 //!
 //! # Promises

@@ -71,7 +71,7 @@ impl<T> Shelf<T> {
 
     /// The one to be lent to this client `now`.
     ///
-    /// Whoever awaits is looked at one by one, at most as many as clients have come within [`PATIENCE`].
+    /// Whoever awaits is looked at one by one, at most as many as clients have come within a second.
     pub fn take(&self, client: Option<ClientId>, now: Instant) -> Option<T> {
         let mut idle = self.idle();
         idle.lose_patience(now);
