@@ -82,6 +82,12 @@ impl Crowd {
         }
     }
 
+    /// How many of them are amid a flow.
+    #[cfg(test)]
+    pub(super) fn flowing(&self) -> usize {
+        self.flowing.load(Ordering::Relaxed)
+    }
+
     /// There is nothing to do `now`: how long news is to be let gather before we sleep, if at all.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
         let (pause, dense) = self.gathering()?;

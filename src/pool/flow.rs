@@ -22,32 +22,30 @@ const BULK: u64 = 256 << 10;
 #[derive(Debug)]
 pub struct Flow {
     crowd: Arc<Crowd>,
-    /// Bytes in a row.
+    /// Bytes in a row; from [`BULK`] on it is a flow, and counted.
     run: u64,
-    is_flowing: bool,
 }
 
 impl Flow {
     /// Of a server that has moved nothing.
     pub(super) fn new(crowd: Arc<Crowd>) -> Self {
-        Self { crowd, run: 0, is_flowing: false }
+        Self { crowd, run: 0 }
     }
 
     /// The turn waits for more, having found so many bytes since it last did.
     pub fn on_wait(&mut self, came: u64) {
-        self.run = if came < STEP { 0 } else { self.run.saturating_add(came) };
-        self.turn_to(self.run >= BULK);
+        self.turn_to(if came < STEP { 0 } else { self.run.saturating_add(came) });
     }
 
     /// The turn is over.
     pub(super) fn end(&mut self) {
-        self.run = 0;
-        self.turn_to(false);
+        self.turn_to(0);
     }
 
-    fn turn_to(&mut self, is_flowing: bool) {
-        if self.is_flowing != is_flowing {
-            self.is_flowing = is_flowing;
+    fn turn_to(&mut self, run: u64) {
+        let was_flowing = std::mem::replace(&mut self.run, run) >= BULK;
+        let is_flowing = run >= BULK;
+        if was_flowing != is_flowing {
             self.crowd.flow(is_flowing);
         }
     }
@@ -56,5 +54,31 @@ impl Flow {
 impl Drop for Flow {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_much_in_a_row_and_is_taken_back_at_its_end() {
+        let crowd = Arc::new(Crowd::default());
+        let mut flow = Flow::new(crowd.clone());
+        let after = |flow: &mut Flow, came: &[u64]| {
+            came.iter().for_each(|bytes| flow.on_wait(*bytes));
+            crowd.flowing()
+        };
+
+        assert_eq!(after(&mut flow, &[BULK - STEP, STEP - 1, STEP]), 0, "there was little in between");
+        assert_eq!(after(&mut flow, &[BULK - STEP]), 1);
+        assert_eq!(after(&mut flow, &[STEP, STEP]), 1, "it is counted once");
+        assert_eq!(after(&mut flow, &[1]), 0);
+        assert_eq!(after(&mut flow, &[BULK]), 1);
+        flow.end();
+        assert_eq!(crowd.flowing(), 0);
+        assert_eq!(after(&mut flow, &[BULK]), 1);
+        drop(flow);
+        assert_eq!(crowd.flowing(), 0);
     }
 }

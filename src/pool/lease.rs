@@ -74,7 +74,7 @@ impl Lease {
     }
 
     /// Its client does not come back for it.
-    pub fn part(&mut self) {
+    pub fn await_nobody(&mut self) {
         self.awaited = None;
     }
 

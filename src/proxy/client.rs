@@ -626,7 +626,7 @@ impl Client {
     /// Leads a server back that its client has left, in a task of its own.
     fn abandon(&mut self, mut lease: Lease) {
         self.record.guest.entry.handle.has_nothing();
-        lease.part();
+        lease.await_nobody();
         let is_busy = lease.exchange.is_busy();
         lease.cancel.life.turn_to(Doing::Recovering, Instant::now());
         let server = &mut *lease;

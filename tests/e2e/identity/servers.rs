@@ -66,7 +66,7 @@ on_every_major! {
     async fn an_identity_costs_no_round_trip(postgres: Postgres) {
         let mut counts = Vec::new();
         for identity in ["off", "on"] {
-            let network = DelayProxy::before(postgres.address(), Duration::from_millis(5)).await;
+            let network = DelayProxy::before(postgres.address(), Duration::from_millis(20)).await;
             let pgusher = Pgusher::before(&postgres)
                 .via(network.address())
                 .pool_size(1)
